@@ -88,10 +88,10 @@ TFCORR_INLINE void store_first(T* target, V vector, ptrdiff_t count) {
   for (ptrdiff_t i = 0; i < count; ++i) target[i] = vector[i];
 }
 
-// All lanes equal to `value`.
+// All lanes equal to `value`. (Subtracting +0 changes no float, so that compilers drop it; adding it would turn -0.)
 template <class V, class T>
 TFCORR_INLINE V broadcast(T value) {
-  return V{} + value;
+  return value - V{};
 }
 
 // a * b + c; compilers contract this to one instruction where there is one.
