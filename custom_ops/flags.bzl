@@ -6,7 +6,7 @@ tf.sysconfig on both ways. Never -march=native: the library must run on any mach
 for one instruction set stand in files of their own, and are chosen at run time.
 """
 
-COMMON_FLAGS = ["-O3", "-std=c++17", "-fPIC", "-Wall"]
+COMMON_FLAGS = ["-O3", "-DNDEBUG", "-std=c++17", "-fPIC", "-Wall"]
 
 # By the suffix of the file's name. These files see no header of TensorFlow's: an inline function of theirs,
 # compiled for AVX-512, could be the copy that the linker keeps for all.

@@ -232,7 +232,7 @@ def compile_command(
     compiler: Sequence[str], source: Path, target: Path, folder: Path, flags: Flags, tensorflow: _TensorFlow
 ) -> list[str]:
     """Returns the command that compiles one file; see `flags.bzl` for the rules by suffix."""
-    command = [*compiler, *flags.common, f"-I{folder}"]
+    command = [*compiler, *flags.common, "-iquote", str(folder)]
     suffix = flags.kernel_suffix(source)
     if suffix is None:
         command += ["-isystem", tensorflow.include, *tensorflow.defines]
@@ -281,7 +281,7 @@ def _build_with_bazel(
     log.write_text("")
     # Bazel's own folders lie outside the sources, which may be an installed package's.
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tfcorr" / "bazel"
-    startup = [bazel, f"--output_user_root={cache}", "--max_idle_secs=60"]
+    startup = [bazel, f"--output_user_root={cache}", "--max_idle_secs=5"]
     environment = os.environ | {_BAZEL_PYTHON_VARIABLE: sys.executable}
     link_prefix = scratch / "bazel-"
     _run(
