@@ -1,0 +1,249 @@
+"""C2-Matching whole: matcher and restorer behind one call, and references prepared once for many inputs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import keras
+from keras import ops
+
+from tfcorr.ops import match_patches
+from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork, FeatureExtractor
+from tfcorr.refsr.matching import PATCH_SIZE, l2_normalize, pre_offsets
+from tfcorr.refsr.restorer import PRESETS, RestorationNetwork, RestorerConfig, preset
+
+#: Cells of zeros between two references in one map: a learned offset at a border meets zeros, not a neighbour.
+GAP = 4
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a reference stands in the common map: first row, height and width, in cells of conv3_1."""
+
+    row: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class References:
+    """One or several references, ready to be matched and sampled.
+
+    Attributes:
+        descriptors: For each reference, float32 (1, h, w, 256), unit length.
+        features: The reference features of all, in one map each (1, H, W, C): below one another, :data:`GAP` cells
+            of zeros between them, zeros at the right of the narrower ones.
+        placements: Where each stands.
+    """
+
+    descriptors: tuple
+    features: dict
+    placements: tuple[Placement, ...]
+
+    @property
+    def columns(self) -> int:
+        """Width of the common map in cells of conv3_1."""
+        return max(p.width for p in self.placements)
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """Where each 3x3 patch of an input finds its like among the references.
+
+    Attributes:
+        number: int32 (1, h - 2, w - 2), which reference.
+        position: int32 (1, h - 2, w - 2, 2), (y, x) of the patch's top-left cell in that reference.
+        score: float32 (1, h - 2, w - 2), cosine of the two patches.
+        index: int32 (1, h - 2, w - 2), row-major into the patches of the common map.
+    """
+
+    number: object
+    position: object
+    score: object
+    index: object
+
+
+def mosaic(features: list[dict], names: tuple[str, ...]) -> tuple[dict, tuple[Placement, ...]]:
+    """Puts the features of several references into one map for each level.
+
+    Args:
+        features: For each reference a dict with ``conv3_1`` and ``names``, each (1, h * k, w * k, C).
+        names: The features wanted, of ``relu3_1``, ``relu2_1``, ``relu1_1``.
+
+    Returns:
+        ``(maps, placements)``, see :class:`References`.
+    """
+    placements, row = [], 0
+    for one in features:
+        height, width = (int(n) for n in ops.shape(one["conv3_1"])[1:3])
+        placements.append(Placement(row, height, width))
+        row += height + GAP
+    columns = max(p.width for p in placements)
+    maps = {}
+    for name in names:
+        scale = FEATURE_STRIDES["relu3_1"] // FEATURE_STRIDES[name]
+        parts = []
+        for number, (one, place) in enumerate(zip(features, placements, strict=True)):
+            # Odd sizes are floored by pooling: a finer map may have a few cells more than the coarse one covers.
+            part = one[name][:, : place.height * scale, : place.width * scale]
+            below = 0 if number == len(features) - 1 else GAP * scale
+            parts.append(ops.pad(part, [[0, 0], [0, below], [0, (columns - place.width) * scale], [0, 0]]))
+        maps[name] = ops.concatenate(parts, axis=1) if len(parts) > 1 else parts[0]
+    return maps, tuple(placements)
+
+
+class C2Matching(keras.Model):
+    """Reference-based x4 super-resolution: C2-Matching (Jiang et al., CVPR 2021).
+
+    Args:
+        restorer: ``"full"``, ``"light"``, ``"compact"``, a :class:`RestorerConfig`, or a dict of its fields.
+        reference_features: ``"matcher"`` takes the features that are aggregated from the matcher's own reference
+            extractor (nothing to download); ``"vgg19"`` (the paper) from a third extractor, to be filled by
+            :func:`tfcorr.refsr.extractor.load_imagenet_weights`.
+
+    Call arguments:
+        inputs: dict of ``lr`` (B, h, w, 3), at least 3x3, and ``reference`` (B, H, W, 3), at least 12x12: float, RGB in
+            [0, 1]; any sizes.
+
+    Returns:
+        float32 (B, 4 * h, 4 * w, 3), not clamped.
+
+    Matching is not differentiable; the extractors do not train here (paper, section 3.5: two stages).
+    """
+
+    def __init__(self, restorer="full", reference_features: str = "matcher", **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        if reference_features not in ("matcher", "vgg19"):
+            raise ValueError(f"`reference_features` must be 'matcher' or 'vgg19', got {reference_features!r}")
+        if isinstance(restorer, str):
+            restorer = preset(restorer)
+        self.reference_source = reference_features
+        self.correspondence = CorrespondenceNetwork(name="correspondence", dtype=self.dtype_policy)
+        self.correspondence.trainable = False
+        self.vgg = None
+        if reference_features == "vgg19":
+            self.vgg = FeatureExtractor(name="vgg19", dtype=self.dtype_policy)
+            self.vgg.trainable = False
+        self.restorer = RestorationNetwork(restorer, name="restorer", dtype=self.dtype_policy)
+
+    def build(self, input_shape=None):
+        self.correspondence.build()
+        if self.vgg is not None:
+            self.vgg.build()
+        self.restorer.build()
+        self.built = True
+
+    def call(self, inputs):
+        lr, reference = inputs["lr"], inputs["reference"]
+        features = self.extract(reference)
+        matches = match_patches(self.describe(lr), l2_normalize(features["conv3_1"]), patch_size=PATCH_SIZE)
+        offsets = pre_offsets(matches.index, ops.shape(features["conv3_1"])[2])
+        return self.restore(lr, features, offsets)
+
+    def describe(self, lr):
+        """Unit descriptors of the input: (B, h, w, 3) in [0, 1] -> float32 (B, h, w, 256)."""
+        return ops.stop_gradient(l2_normalize(self.correspondence.query_features(lr)))
+
+    def extract(self, reference):
+        """Features of a reference: (B, H, W, 3) in [0, 1] -> dict with ``conv3_1`` and those of the restorer."""
+        features = dict(self.correspondence.reference_features(reference))
+        if self.vgg is not None:
+            features.update({name: f for name, f in self.vgg(reference).items() if name != "conv3_1"})
+        return {
+            name: ops.stop_gradient(features[name]) for name in ("conv3_1", *self.restorer.reference_features)
+        }
+
+    def prepare(self, references: list) -> References:
+        """Extracts one or several references, each (1, H, W, 3) in [0, 1], at least 12x12."""
+        return self.assemble([self.extract(reference) for reference in references])
+
+    def assemble(self, features: list[dict]) -> References:
+        """:class:`References` from the features of each, as :meth:`extract` gives them."""
+        maps, placements = mosaic(features, self.restorer.reference_features)
+        return References(tuple(l2_normalize(f["conv3_1"]) for f in features), maps, placements)
+
+    def match(self, descriptors, references: References) -> Correspondence:
+        """The best patch of all references for each patch of the input; ties go to the first reference.
+
+        Every reference is matched by itself, so no patch crosses from one into another.
+
+        Args:
+            descriptors: (1, h, w, 256) from :meth:`describe`.
+            references: From :meth:`prepare`.
+        """
+        best = None
+        for number, (candidate, place) in enumerate(
+            zip(references.descriptors, references.placements, strict=True)
+        ):
+            index, score = match_patches(descriptors, candidate, patch_size=PATCH_SIZE)
+            columns = place.width - (PATCH_SIZE - 1)
+            row = ops.floor_divide(index, columns)
+            position = ops.stack([row, index - row * columns], axis=-1)
+            here = (ops.full_like(index, number), position, score)
+            if best is None:
+                best = here
+            else:
+                wins = score > best[2]
+                best = (
+                    ops.where(wins, here[0], best[0]),
+                    ops.where(ops.expand_dims(wins, -1), position, best[1]),
+                    ops.where(wins, score, best[2]),
+                )
+        number, position, score = best
+        rows = ops.take(ops.convert_to_tensor([p.row for p in references.placements], dtype="int32"), number)
+        index = (position[..., 0] + rows) * (references.columns - (PATCH_SIZE - 1)) + position[..., 1]
+        return Correspondence(number, position, score, index)
+
+    def restore(self, lr, features: dict, offsets, origin=None):
+        """Runs the restorer.
+
+        Args:
+            lr: (B, h, w, 3) in [0, 1].
+            features: Reference features by name, from :meth:`extract` or :attr:`References.features`.
+            offsets: float32 (B, h, w, 18), :func:`tfcorr.refsr.matching.pre_offsets` relative to this input's grid.
+            origin: Optional int32 (2,), (y, x) of ``lr`` in the whole input, if it is a tile.
+
+        Returns:
+            float32 (B, 4 * h, 4 * w, 3), not clamped.
+        """
+        inputs = {name: features[name] for name in self.restorer.reference_features}
+        inputs.update(lr=lr, pre_offset=offsets)
+        if origin is not None:
+            inputs["origin"] = origin
+        return self.restorer(inputs)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "restorer": asdict(self.restorer.config),
+            "reference_features": self.reference_source,
+        }
+
+    @property
+    def architecture(self) -> dict:
+        """What a model's card stores, for :meth:`from_architecture`; a preset stands there by its name."""
+        config = self.restorer.config
+        name = next((name for name, known in PRESETS.items() if known == config), None)
+        return {"restorer": name or asdict(config), "reference_features": self.reference_source}
+
+    @classmethod
+    def from_architecture(cls, architecture: dict, **kwargs) -> C2Matching:
+        """A built model of the sizes in ``architecture``, with random weights; ``kwargs`` as in :class:`keras.Model`.
+
+        Raises:
+            ValueError: unknown keys or values, named.
+        """
+        unknown = set(architecture) - {"restorer", "reference_features"}
+        if unknown:
+            raise ValueError(
+                f"unknown architecture keys {sorted(unknown)}; known: restorer, reference_features"
+            )
+        restorer = architecture.get("restorer", "full")
+        if isinstance(restorer, dict):
+            try:
+                restorer = RestorerConfig(**restorer)
+            except TypeError as error:
+                raise ValueError(f"architecture.restorer: {error}") from error
+        model = cls(restorer, architecture.get("reference_features", "matcher"), **kwargs)
+        model.build()
+        return model

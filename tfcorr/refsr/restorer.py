@@ -1,0 +1,300 @@
+"""The restoration network (paper, section 3.4, supplement A.2: table 3, light: table 4)."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import keras
+from keras import ops
+
+from tfcorr.refsr.aggregation import DynamicAggregation
+from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
+from tfcorr.refsr.matching import refine_offsets
+from tfcorr.refsr.upsampling import Upsampling
+
+#: The three levels, coarse to fine, and the feature of the reference that each may aggregate.
+LEVELS = ("small", "medium", "large")
+LEVEL_FEATURES = {"small": "relu3_1", "medium": "relu2_1", "large": "relu1_1"}
+#: A level's cells for one low-resolution pixel.
+LEVEL_SCALES = {level: 4 // FEATURE_STRIDES[feature] for level, feature in LEVEL_FEATURES.items()}
+
+_SLOPE = 0.1
+
+
+@dataclass(frozen=True)
+class RestorerConfig:
+    """Sizes of a restoration network; the defaults are the paper's full one.
+
+    Attributes:
+        features: Width of the content path (ngf in the published code).
+        content_blocks: Residual blocks of the content extractor (table 3, row 1).
+        blocks: Residual blocks of the three levels, coarse to fine (rows 4, 9, 14).
+        reference_levels: Levels that aggregate a reference feature.
+        offset_widths: Width of the two convolutions in front of each level's offsets, coarse to fine.
+        aggregated_widths: Width of the aggregated reference feature of each level, coarse to fine.
+        deform_groups: Groups of reference channels with their own offsets.
+    """
+
+    features: int = 64
+    content_blocks: int = 16
+    blocks: tuple[int, int, int] = (16, 16, 16)
+    reference_levels: tuple[str, ...] = LEVELS
+    offset_widths: tuple[int, int, int] = (256, 128, 64)
+    aggregated_widths: tuple[int, int, int] = (256, 128, 64)
+    deform_groups: int = 8
+
+    def __post_init__(self):
+        for name in ("blocks", "offset_widths", "aggregated_widths", "reference_levels"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("blocks", "offset_widths", "aggregated_widths"):
+            if len(getattr(self, name)) != len(LEVELS):
+                raise ValueError(
+                    f"`{name}` must have 3 entries (small, medium, large), got {getattr(self, name)}"
+                )
+        unknown = set(self.reference_levels) - set(LEVELS)
+        if unknown:
+            raise ValueError(f"`reference_levels` must be among {LEVELS}, got {sorted(unknown)}")
+
+
+PRESETS = {
+    # Table 3: 8,865,547 parameters.
+    "full": RestorerConfig(),
+    # Table 4 and supplement C: 4,825,395 parameters.
+    "light": RestorerConfig(blocks=(16, 8, 4), reference_levels=("medium", "large")),
+    # Ours, about a fifth of light's cost: what a CPU trains in an hour.
+    "compact": RestorerConfig(
+        features=32,
+        content_blocks=8,
+        blocks=(4, 4, 2),
+        reference_levels=("medium", "large"),
+        offset_widths=(64, 64, 32),
+        aggregated_widths=(64, 48, 32),
+        deform_groups=4,
+    ),
+}
+
+
+def preset(name: str) -> RestorerConfig:
+    """The sizes called ``full``, ``light`` or ``compact``; ValueError for another name."""
+    if name not in PRESETS:
+        raise ValueError(f"unknown restorer {name!r}; there are {sorted(PRESETS)}")
+    return PRESETS[name]
+
+
+def _conv(filters: int, name: str, **kwargs) -> keras.layers.Conv2D:
+    # Published: N(0, 0.02) and zero bias for every convolution of the generator.
+    return keras.layers.Conv2D(
+        filters,
+        3,
+        padding="same",
+        kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+        name=name,
+        **kwargs,
+    )
+
+
+def _leaky_relu(x):
+    return ops.leaky_relu(x, negative_slope=_SLOPE)
+
+
+class ResidualBlock(keras.layers.Layer):
+    """x + conv(relu(conv(x))): RB of table 3. (B, H, W, C) -> the same shape."""
+
+    def __init__(self, filters: int, **kwargs):
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.conv1 = _conv(filters, "conv1", dtype=self.dtype_policy)
+        self.conv2 = _conv(filters, "conv2", dtype=self.dtype_policy)
+
+    def build(self, input_shape):
+        self.conv1.build(input_shape)
+        self.conv2.build(input_shape)
+
+    def call(self, x):
+        return x + self.conv2(ops.relu(self.conv1(x)))
+
+    def get_config(self):
+        return {**super().get_config(), "filters": self.filters}
+
+
+class ReferenceLevel(keras.layers.Layer):
+    """One level of the restoration network: aggregate, fuse, refine (table 3, rows 2 to 5, 7 to 10, 12 to 15).
+
+    Call arguments:
+        x: (B, H, W, F) content feature.
+        reference: (B, Hr, Wr, C) reference feature, or None for a level without one.
+        pre_offset: float32 (B, H, W, 18), or None.
+        origin: int32 (2,), where ``x`` lies in the whole input, in cells of this level, when ``x`` is a tile.
+
+    Returns:
+        (B, H, W, F).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        blocks: int,
+        reference_width: int | None,
+        offset_width: int,
+        aggregated_width: int,
+        deform_groups: int,
+        **kwargs,
+    ):
+        super().__init__(autocast=False, **kwargs)
+        self.features = features
+        self.reference_width = reference_width
+        policy = self.dtype_policy
+        self.aggregated_width = 0
+        if reference_width is not None:
+            self.aggregated_width = aggregated_width
+            self.offset_conv1 = _conv(offset_width, "offset_conv1", dtype=policy)
+            self.offset_conv2 = _conv(offset_width, "offset_conv2", dtype=policy)
+            self.dyn_agg = DynamicAggregation(aggregated_width, deform_groups, name="dyn_agg", dtype=policy)
+        self.head = _conv(features, "head", dtype=policy)
+        self.body = [ResidualBlock(features, name=f"body_{i}", dtype=policy) for i in range(blocks)]
+
+    def build(self, x_shape, reference_shape=None, pre_offset_shape=None, origin_shape=None):
+        x_shape = (None, None, None, self.features)
+        if self.reference_width is not None:
+            width = self.offset_conv1.filters
+            self.offset_conv1.build((None, None, None, self.features + self.reference_width))
+            self.offset_conv2.build((None, None, None, width))
+            self.dyn_agg.build((None, None, None, self.reference_width), (None, None, None, width))
+        self.head.build((None, None, None, self.features + self.aggregated_width))
+        for block in self.body:
+            block.build(x_shape)
+
+    def call(self, x, reference=None, pre_offset=None, origin=None):
+        fused = x
+        if self.reference_width is not None:
+            context = place_on_grid(reference, ops.shape(x)[1], ops.shape(x)[2], origin)
+            hidden = ops.concatenate([x, ops.cast(context, x.dtype)], axis=-1)
+            hidden = _leaky_relu(self.offset_conv1(hidden))
+            hidden = _leaky_relu(self.offset_conv2(hidden))
+            aggregated = _leaky_relu(self.dyn_agg(reference, hidden, pre_offset))
+            fused = ops.concatenate([x, aggregated], axis=-1)
+        hidden = _leaky_relu(self.head(fused))
+        for block in self.body:
+            hidden = block(hidden)
+        return x + hidden
+
+
+def place_on_grid(feature, height, width, origin=None):
+    """Crops or zero-pads ``feature`` at right and bottom to (height, width), read from ``origin`` on.
+
+    (B, Hr, Wr, C) -> (B, height, width, C). The offset branch sees the reference unaligned, cell beside cell; a tile
+    of an input reads it from the tile's own place, so that the result does not depend on the tiling.
+    """
+    for axis, size in ((1, height), (2, width)):
+        available = ops.shape(feature)[axis]
+        if origin is None:
+            start = 0
+            stop = ops.minimum(available, size)
+        else:
+            start = ops.minimum(ops.cast(origin[axis - 1], "int32"), available)
+            stop = ops.minimum(available, start + size)
+        feature = feature[:, start:stop] if axis == 1 else feature[:, :, start:stop]
+        shape = [ops.shape(feature)[i] for i in range(4)]
+        shape[axis] = size - shape[axis]
+        feature = ops.concatenate([feature, ops.zeros(shape, feature.dtype)], axis=axis)
+    return feature
+
+
+class RestorationNetwork(keras.Model):
+    """Content path with three levels of aggregated reference texture; the output is added to the upsampled input.
+
+    Args:
+        config: Sizes; a :class:`RestorerConfig`, or a dict of its fields.
+
+    Call arguments:
+        inputs: dict of
+
+            - ``lr``: (B, h, w, 3) float in [0, 1];
+            - ``relu3_1``, ``relu2_1``, ``relu1_1`` (those of the levels in use): reference features of a common
+              reference of any size, see :class:`tfcorr.refsr.extractor.FeatureExtractor`;
+            - ``pre_offset``: float32 (B, h, w, 18) from :func:`tfcorr.refsr.matching.pre_offsets` at scale 1, relative
+              to this input's own grid;
+            - ``origin``: optional int32 (2,): (y, x) of this input in a larger image, in its pixels, when it is a tile.
+
+    Returns:
+        float32 (B, 4 * h, 4 * w, 3), not clamped. As in the published code, and not in table 3, the last convolution
+        gives a residual on the bilinearly upsampled input.
+    """
+
+    def __init__(self, config: RestorerConfig | dict | None = None, **kwargs):
+        super().__init__(autocast=False, **kwargs)
+        self.config = config if isinstance(config, RestorerConfig) else RestorerConfig(**(config or {}))
+        policy = self.dtype_policy
+        features = self.config.features
+        self.conv_first = _conv(features, "conv_first", dtype=policy)
+        self.content_body = [
+            ResidualBlock(features, name=f"content_{i}", dtype=policy)
+            for i in range(self.config.content_blocks)
+        ]
+        self.levels = {}
+        for number, level in enumerate(LEVELS):
+            uses_reference = level in self.config.reference_levels
+            self.levels[level] = ReferenceLevel(
+                features,
+                self.config.blocks[number],
+                FEATURE_WIDTHS[LEVEL_FEATURES[level]] if uses_reference else None,
+                self.config.offset_widths[number],
+                self.config.aggregated_widths[number],
+                self.config.deform_groups,
+                name=level,
+                dtype=policy,
+            )
+        self.tail_small = _conv(4 * features, "tail_small", dtype=policy)
+        self.tail_medium = _conv(4 * features, "tail_medium", dtype=policy)
+        self.tail_large1 = _conv(features // 2, "tail_large1", dtype=policy)
+        self.tail_large2 = _conv(3, "tail_large2", dtype="float32")
+        self.upsampling = Upsampling(4, "bilinear", dtype="float32", name="upsampling")
+
+    def build(self, input_shape=None):
+        features = self.config.features
+        self.conv_first.build((None, None, None, 3))
+        for block in self.content_body:
+            block.build((None, None, None, features))
+        for level in self.levels.values():
+            level.build(None)
+        for tail in (self.tail_small, self.tail_medium, self.tail_large1):
+            tail.build((None, None, None, features))
+        self.tail_large2.build((None, None, None, features // 2))
+        self.built = True
+
+    @property
+    def reference_features(self) -> tuple[str, ...]:
+        """Names of the reference features that the levels in use need."""
+        return tuple(LEVEL_FEATURES[level] for level in LEVELS if level in self.config.reference_levels)
+
+    def call(self, inputs):
+        lr = ops.cast(inputs["lr"], "float32")
+        x = self.content(lr)
+        x = self._level("small", x, inputs)
+        x = _leaky_relu(ops.depth_to_space(self.tail_small(x), 2))
+        x = self._level("medium", x, inputs)
+        x = _leaky_relu(ops.depth_to_space(self.tail_medium(x), 2))
+        x = self._level("large", x, inputs)
+        x = _leaky_relu(self.tail_large1(x))
+        residual = self.tail_large2(ops.cast(x, "float32"))
+        return residual + self.upsampling(lr)
+
+    def content(self, lr):
+        """Content feature of the input (table 3, rows 0 and 1): (B, h, w, 3) -> (B, h, w, features)."""
+        x = _leaky_relu(self.conv_first(ops.cast(lr, self.compute_dtype)))
+        for block in self.content_body:
+            x = block(x)
+        return x
+
+    def _level(self, level: str, x, inputs):
+        if level not in self.config.reference_levels:
+            return self.levels[level](x)
+        name, scale = LEVEL_FEATURES[level], LEVEL_SCALES[level]
+        offset = refine_offsets(ops.cast(inputs["pre_offset"], "float32"), scale)
+        origin = inputs.get("origin")
+        if origin is not None:
+            origin = ops.cast(origin, "int32") * scale
+        return self.levels[level](x, inputs[name], offset, origin)
+
+    def get_config(self):
+        return {**super().get_config(), "config": asdict(self.config)}
