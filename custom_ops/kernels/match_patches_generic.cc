@@ -1,0 +1,2 @@
+#define TFCORR_ISA generic
+#include "match_patches_kernel.inc"
