@@ -1,7 +1,7 @@
-"""What setup.cfg cannot say: the top-level data folders go into the package, and a compiled library into its tag.
+"""What setup.cfg cannot say: the top-level data folders go into the package, a compiled library into the tag.
 
-`pip install .` never compiles. If the ops have been built in this tree (`tfcorr doctor --build`), their library
-is packed too, and the wheel is tagged for this platform; otherwise it is a pure one.
+`pip install .` never compiles. If the ops have been built in this tree (`tfcorr doctor --build`), their
+library is packed too, and the wheel is tagged for this platform; otherwise it is a pure one.
 """
 
 from pathlib import Path

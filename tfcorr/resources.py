@@ -31,7 +31,7 @@ def data_dir(name: str) -> Path:
 
 
 def models_dirs() -> list[Path]:
-    """Returns the folders that hold `<name>/card.json` model folders, first match first; existing ones only."""
+    """Returns the folders that hold `<name>/card.json` model folders: first match first, existing only."""
     return [folder for folder in (data_dir("saved_models"),) if folder.is_dir()]
 
 

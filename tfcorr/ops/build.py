@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfcorr import resources
-from tfcorr.errors import TfcorrError
 from tfcorr.ops import library
+from tfcorr.toolchain import BuildError, find_bazel, find_compiler
 
 TOOLS = ("bazel", "compiler")
 
@@ -33,10 +33,6 @@ _RECORD_NAME = "build.json"
 _BAZEL_TARGET = "//:_tfcorr_ops.so"
 # Bazel sees nothing of the environment but this: its rule for TensorFlow asks this Python.
 _BAZEL_PYTHON_VARIABLE = "TFCORR_PYTHON"
-
-
-class BuildError(TfcorrError):
-    """The ops could not be built; the message names the step and the log."""
 
 
 @dataclass(frozen=True)
@@ -108,31 +104,6 @@ def sources_digest(folder: Path | None = None) -> str:
         digest.update(f"{path.relative_to(folder)}\0{path.stat().st_size}\0".encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
-
-
-def find_compiler() -> list[str]:
-    """Returns the C++ compiler's command: `$CXX`, else the first of c++, g++, clang++ on the PATH.
-
-    Raises:
-        BuildError: if there is none, or `$CXX` names none.
-    """
-    if named := os.environ.get("CXX"):
-        command = shlex.split(named)
-        if shutil.which(command[0]) is None:
-            raise BuildError(f"no C++ compiler: CXX is {named!r}, which is not on the PATH")
-        return command
-    for name in ("c++", "g++", "clang++"):
-        if path := shutil.which(name):
-            return [path]
-    raise BuildError(
-        "no C++ compiler: neither c++, g++ nor clang++ is on the PATH "
-        "(on Debian or Ubuntu: apt-get install g++); until then the portable implementation serves"
-    )
-
-
-def find_bazel() -> str | None:
-    """Returns Bazel's path (`bazel` or `bazelisk`), or None if there is none."""
-    return shutil.which("bazel") or shutil.which("bazelisk")
 
 
 def up_to_date(tensorflow_version: str | None = None) -> bool | None:

@@ -1,9 +1,9 @@
 """Finds, checks and loads the compiled ops, and decides which implementation of an op is used.
 
-The library is `_tfcorr_ops.so`, in a folder named after the TensorFlow minor that it was built for (`tf2.21`),
-because TensorFlow's C++ ABI holds within a minor only. The version stands in the file as text, too; it is
-read from there before anything is loaded, so that a library built for another TensorFlow is refused with a
-sentence and cannot take the process down.
+The library is `_tfcorr_ops.so`, in a folder named after the TensorFlow minor that it was built for
+(`tf2.21`), because TensorFlow's C++ ABI holds within a minor only. The version stands in the file as text,
+too; it is read from there before anything is loaded, so that a library built for another TensorFlow is
+refused with a sentence and cannot take the process down.
 """
 
 from __future__ import annotations
@@ -194,7 +194,10 @@ def status() -> LibraryStatus:
 
 
 def retry() -> LibraryStatus:
-    """Tries to load the ops again where that has failed, e.g. after they were built; a loaded library stays."""
+    """Tries to load the ops again where that has failed, e.g. because they were built since then.
+
+    A library that is loaded stays.
+    """
     global _loaded
     with _lock:
         if _loaded is not None and not _loaded[1].loaded:
