@@ -326,7 +326,7 @@ def _read_record(path: Path) -> dict | None:
 
 if __name__ == "__main__":
     try:
-        outcome = build(*sys.argv[1:2], force=True, progress=print)
+        outcome = build(*sys.argv[1:2], progress=print)
     except BuildError as problem:
         sys.exit(f"tfcorr: {problem}")
     print(f"{outcome.path} ({outcome.tool}, {outcome.seconds:.0f} s)")
