@@ -1,0 +1,123 @@
+"""Typed configuration: what is refused, and how it is said."""
+
+import dataclasses
+
+import pytest
+import yaml
+
+from tfcorr.config import (
+    STAGES,
+    ConfigError,
+    apply_overrides,
+    config_hash,
+    load_config,
+    parse_config,
+    resolve_data_path,
+)
+from tfcorr.resources import configs_dir
+
+MATCHER = {
+    "stage": "matcher",
+    "name": "m",
+    "output": "out",
+    "run": "run",
+    "data": {"images": ["bsds400"], "exclude": [{"scene": "lund", "photos": ["026"]}]},
+    "loss": {"margin": 1, "safe_radius": 4.0},
+    "train": {"steps": 10, "batch": 2, "learning_rate": {"initial": "1e-3"}},
+}
+
+
+def matcher(*overrides):
+    return parse_config(apply_overrides(MATCHER, overrides))
+
+
+def test_values_and_defaults():
+    config = matcher("train.steps=20", "data.homography.scale=[0.5, 2]", "name=other")
+    assert config.train.steps == 20
+    assert config.data.homography.scale == (0.5, 2.0)
+    assert config.name == "other"
+    # Whole numbers stand for floats, and YAML 1.1's idea of 1e-3 is put right.
+    assert config.loss.margin == 1.0 and config.train.learning_rate.initial == 1e-3
+    assert config.data.exclude[0].photos == ("026",)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.crop=abc", "data.crop: expected int, got 'abc'"),
+        ("data.crop=1.5", "data.crop: expected int, got 1.5"),
+        ("train.batch=true", "train.batch: expected int, got True"),
+        ("train.lerning_rate=1", "train.lerning_rate: unknown key, did you mean 'learning_rate'?"),
+        ("zzz=1", "zzz: unknown key, known keys are stage, name"),
+        ("name=5", "name: expected str, got 5 (write it in quotes)"),
+        (
+            "data.homography.kind=narrow",
+            "data.homography.kind: expected one of published, wide, got 'narrow'",
+        ),
+        ("data.homography.scale=[1]", "data.homography.scale: expected 2 values, got [1]"),
+        ("data.images=bsds400", "data.images: expected a list, got 'bsds400'"),
+        ("data.exclude.0.photos=[26]", "data.exclude.0.photos.0: expected str, got 26 (write it in quotes)"),
+        ("data.exclude.4.scene=x", "data.exclude.4.scene: data.exclude has 1 items, counted from 0; got '4'"),
+        ("train=7", "train: expected a mapping of keys, got 7"),
+        ("train.multipliers={a: b}", "train.multipliers.a: expected float, got 'b'"),
+        ("stage=teacher", "stage: expected one of matcher, restorer, evaluate, got 'teacher'"),
+        ("steps", "'steps': expected key=value"),
+        ("name=[", "name: '[' is not YAML"),
+    ],
+)
+def test_refusals_name_the_key(override, message):
+    with pytest.raises(ConfigError) as error:
+        matcher(override)
+    assert str(error.value).startswith(message)
+
+
+def test_missing_key():
+    mapping = {**MATCHER, "loss": {"margin": 1.0}}
+    with pytest.raises(ConfigError, match=r"loss\.safe_radius: missing, expected float"):
+        parse_config(mapping)
+
+
+def test_files(tmp_path):
+    path = tmp_path / "m.yaml"
+    path.write_text(yaml.safe_dump(MATCHER))
+    assert load_config(path, ["train.steps=3"]).train.steps == 3
+    with pytest.raises(ConfigError, match=r"m\.yaml: data\.crop: expected int"):
+        load_config(path, ["data.crop=x"])
+    path.write_text("a: [")
+    with pytest.raises(ConfigError, match=r"m\.yaml: not a YAML file"):
+        load_config(path)
+    path.write_text("- 1")
+    with pytest.raises(ConfigError, match=r"expected a mapping of keys, got list"):
+        load_config(path)
+    with pytest.raises(
+        ConfigError, match=r"nothing: no such configuration; those that ship are: .*matcher_cpu"
+    ):
+        load_config("nothing")
+
+
+def test_all_that_ship_are_valid():
+    files = sorted(configs_dir().rglob("*.yaml"))
+    assert files
+    for file in files:
+        config = load_config(file)
+        assert type(config) is STAGES[config.stage]
+        assert load_config(file.relative_to(configs_dir()).with_suffix("")) == config
+
+
+def test_data_root(monkeypatch, tmp_path):
+    monkeypatch.delenv("TFCORR_DATA", raising=False)
+    with pytest.raises(ConfigError, match=r"albums: .*data_root=FOLDER or set TFCORR_DATA"):
+        resolve_data_path("albums", None)
+    assert resolve_data_path("/a/b", None).as_posix() == "/a/b"
+    monkeypatch.setenv("TFCORR_DATA", str(tmp_path))
+    assert resolve_data_path("albums", None) == tmp_path / "albums"
+    assert resolve_data_path("albums", "/elsewhere").as_posix() == "/elsewhere/albums"
+
+
+def test_hash():
+    config = matcher()
+    assert config_hash(config) != config_hash(matcher("train.steps=11"))
+    ignored = ("train.max_minutes", "run")
+    other = dataclasses.replace(matcher("train.max_minutes=1"), run="elsewhere")
+    assert config_hash(config, ignored) == config_hash(other, ignored)
+    assert config_hash(config) != config_hash(other)

@@ -1,0 +1,60 @@
+"""`tfcorr train`: any stage of training, resumable."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Trains what a configuration describes and writes a model folder. Stopped with Ctrl-C or SIGTERM it saves a
+checkpoint; the same command goes on from there, with the same batches. Follow it with `tensorboard --logdir
+RUN`.
+"""
+
+_EPILOG = """\
+examples:
+  tfcorr train refsr/matcher_cpu data_root=/data
+  tfcorr train refsr/restorer_cpu data_root=/data train.max_minutes=60
+  tfcorr train my.yaml train.steps=5000 'data.exclude=[{scene: church}]'
+
+Relative data paths lie below data_root, by default $TFCORR_DATA. train.max_minutes=0 trains nothing and
+writes the model folder from the last checkpoint. The exit status is 1 when training failed or was
+interrupted.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Registers the subcommand."""
+    parser = subparsers.add_parser(
+        "train",
+        help="any stage of training, resumable, with TensorBoard",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that ships")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="values that replace those of the file, keys dotted"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains; returns 1 when it was interrupted before the last step."""
+    from tfcorr.config import ConfigError, load_config
+
+    config = load_config(args.config, args.overrides)
+    if config.stage == "evaluate":
+        raise ConfigError(f"{args.config}: stage evaluate is no training; use `tfcorr evaluate`")
+    from tfcorr.refsr.stages import train
+
+    command = ["tfcorr", "train", args.config, *args.overrides]
+    state = train(config, command, report=lambda line: print(line, flush=True))
+    if state.stopped == "max_minutes":
+        print(f"stopped after train.max_minutes, at step {state.step}; the same command goes on")
+    elif state.stopped:
+        print(
+            f"interrupted ({state.stopped}) at step {state.step}, checkpoint saved; the same command goes on"
+        )
+        return 1
+    return 0

@@ -1,0 +1,363 @@
+"""Training samples as tf.data: matcher samples (section 3.1, 3.5) and restorer pairs (section 3.5, 4).
+
+Every batch is a pure function of the seed and its number: sample j of batch k has a random generator of its own,
+made of (seed, k, j), and items are visited in a permutation made of (seed, epoch). A run that goes on at step k
+therefore sees the batches that it would have seen, and the number of parallel workers changes nothing.
+
+Images are RGB, float32 in [0, 1]. The degradation is Pillow's antialiased bicubic reduction by 4 of the 8-bit
+image, rounded to 8 bits (`tfcorr.imaging.downscale`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from tfcorr.config import HomographySampling, Photometric, SingleImages
+from tfcorr.imaging.resize import downscale, resize_bicubic, upscale
+from tfcorr.refsr.homography import (
+    matching_cells,
+    orient,
+    orientation_matrix,
+    sample_homography,
+    warp,
+    warped_positions,
+)
+from tfcorr.refsr.photos import DataError, Pair, PhotoCache, at_least
+
+SCALE = 4
+_IDENTITY = (False, False, False)
+
+
+class Samples:
+    """Numbered batches of named arrays; subclasses make one sample.
+
+    Args:
+        items: what a sample is made from; each is visited once an epoch.
+        batch: samples a batch.
+        seed: of all randomness.
+        augment: without it, items come in their order, unflipped and from their centre.
+    """
+
+    def __init__(self, items: Sequence, batch: int, seed: int, augment: bool = True):
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        self.items = items
+        self.batch_size = batch
+        self.seed = seed
+        self.augment = augment
+        self._order = functools.lru_cache(maxsize=2)(self._make_order)
+
+    def sample(self, item, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+        """One sample of ``item``; None if one of its files cannot be read."""
+        raise NotImplementedError
+
+    def _make_order(self, epoch: int) -> np.ndarray:
+        if not self.augment:
+            return np.arange(len(self.items))
+        return np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Batch number ``step`` (from 0): each array of `sample`, stacked along a new first axis.
+
+        Raises:
+            DataError: no item can be read.
+        """
+        samples = [self._numbered(step, slot) for slot in range(self.batch_size)]
+        return {name: np.stack([s[name] for s in samples]) for name in samples[0]}
+
+    def _numbered(self, step: int, slot: int) -> dict[str, np.ndarray]:
+        count = len(self.items)
+        epoch, place = divmod(step * self.batch_size + slot, count)
+        rng = np.random.default_rng((self.seed, step, slot))
+        for attempt in range(count):
+            # The next item stands in for one that cannot be read.
+            item = self.items[self._order(epoch)[(place + attempt) % count]]
+            sample = self.sample(item, rng)
+            if sample is not None:
+                return sample
+        raise DataError(f"none of the {count} items can be read; the log names each file")
+
+    def dataset(self, start: int, stop: int, workers: int = 2):
+        """Batches ``start`` to ``stop`` - 1 as a `tf.data.Dataset` of dictionaries of tensors.
+
+        Args:
+            start, stop: numbers of the first batch and of the one behind the last.
+            workers: batches made at the same time; changes the speed alone.
+        """
+        import tensorflow as tf
+
+        signature = {name: tf.TensorSpec(a.shape, a.dtype) for name, a in self.batch(start).items()}
+        names = list(signature)
+
+        def load(step):
+            arrays = tf.numpy_function(
+                lambda k: [self.batch(int(k))[name] for name in names],
+                [step],
+                [signature[n].dtype for n in names],
+            )
+            return {n: tf.ensure_shape(a, signature[n].shape) for n, a in zip(names, arrays, strict=True)}
+
+        steps = tf.data.Dataset.range(start, stop)
+        return steps.map(load, num_parallel_calls=workers, deterministic=True).prefetch(2)
+
+
+class MatcherSamples(Samples):
+    """Crops, their reduced and enlarged versions, and homography-warped references (section 3.1).
+
+    A sample has, with c the side of the crop: ``image`` (c, c, 3), the sharp crop; ``upsampled`` (c, c, 3), the crop
+    after x1/4 and x4 bicubic, what the student's input branch sees; ``reference`` (c, c, 3), the crop warped (and, if
+    asked for, photometrically changed); ``target`` (c/4 * c/4, 2) int32, the cell (y, x) of the reference that each
+    feature cell of the crop matches, and ``valid`` (c/4 * c/4,) bool, whether it lies well within the reference.
+
+    Args:
+        images: paths of photos; those with a side below ``crop`` are enlarged to it.
+        cache: decoded photos.
+        crop: c, a multiple of 4.
+        homography: how references are warped.
+        photometric: how they are changed.
+        border: distance from the reference's sides, in pixels, within which a position is not kept.
+        batch, seed, augment: see `Samples`.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[Path],
+        cache: PhotoCache,
+        *,
+        crop: int,
+        homography: HomographySampling,
+        photometric: Photometric,
+        border: float,
+        batch: int,
+        seed: int,
+        augment: bool = True,
+    ):
+        _check_multiple("crop", crop)
+        super().__init__(images, batch, seed, augment)
+        self.cache = cache
+        self.crop = crop
+        self.homography = homography
+        self.photometric = photometric
+        self.border = border
+
+    def sample(self, item: Path, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+        photo = self.cache.get(item)
+        if photo is None:
+            return None
+        image, reference, matrix = warped_pair(
+            at_least(photo, self.crop), rng, self.crop, self.homography, augment=self.augment
+        )
+        upsampled = upscale(downscale(image, SCALE), SCALE)
+        cells = self.crop // SCALE
+        target, valid = matching_cells(
+            warped_positions(matrix, cells, cells, SCALE),
+            reference.shape[:2],
+            stride=SCALE,
+            border=self.border,
+        )
+        return {
+            "image": _unit(image),
+            "upsampled": _unit(upsampled),
+            "reference": change_photometry(_unit(reference), rng, self.photometric),
+            "target": target,
+            "valid": valid,
+        }
+
+
+class RestorerSamples(Samples):
+    """Low-resolution patches, references and the truth (section 3.5).
+
+    A sample has ``lr`` (crop/4, crop/4, 3), ``hr`` (crop, crop, 3) and ``reference`` (patch, patch, 3). Input and
+    reference are flipped and transposed together. Pairs with positions are cut there; of pairs without, photos of
+    other sizes give a random input crop and the reference patch at the same relative place, except that folder pairs
+    (the layout of CUFED) are resized to the patch, aspect ignored, as published.
+
+    Args:
+        pairs: see `tfcorr.refsr.photos.find_pairs`.
+        cache: decoded photos.
+        patch: side of the patch that a pair names, and of the reference.
+        crop: side of the input patch, cut out of the former; a multiple of 4.
+        photometric: changes of the reference.
+        unrelated: probability that the reference comes from another pair.
+        singles: single images to mix in, and how; with ``single_images`` their paths.
+        batch, seed, augment: see `Samples`.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        cache: PhotoCache,
+        *,
+        patch: int,
+        crop: int,
+        photometric: Photometric,
+        batch: int,
+        seed: int,
+        unrelated: float = 0.0,
+        singles: SingleImages | None = None,
+        single_images: Sequence[Path] = (),
+        augment: bool = True,
+    ):
+        _check_multiple("crop", crop)
+        if crop > patch:
+            raise DataError(f"crop must not exceed patch, got crop {crop} and patch {patch}")
+        super().__init__(pairs, batch, seed, augment)
+        self.cache = cache
+        self.patch = patch
+        self.crop = crop
+        self.photometric = photometric
+        self.unrelated = unrelated
+        self.singles = singles
+        self.single_images = single_images
+
+    def sample(self, item: Pair, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
+        photometric = self.photometric
+        if self.singles and rng.random() < self.singles.probability:
+            patches = self._single(rng)
+            photometric = self.singles.photometric
+        else:
+            patches = self._pair(item, rng)
+        if patches is None:
+            return None
+        image, reference = patches
+        flips = tuple(rng.random(3) < 0.5) if self.augment else _IDENTITY
+        image, reference = (np.ascontiguousarray(orient(a, *flips)) for a in (image, reference))
+        y, x = _corner(image, self.crop, rng if self.augment else None)
+        image = np.ascontiguousarray(image[y : y + self.crop, x : x + self.crop])
+        return {
+            "lr": _unit(downscale(image, SCALE)),
+            "hr": _unit(image),
+            "reference": change_photometry(_unit(reference), rng, photometric),
+        }
+
+    def _pair(self, pair: Pair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        other = pair
+        if self.unrelated and rng.random() < self.unrelated:
+            other = self.items[rng.integers(len(self.items))]
+        image, reference = self.cache.get(pair.input), self.cache.get(other.reference)
+        if image is None or reference is None:
+            return None
+        if not pair.columns:
+            return self._exactly(image), self._exactly(reference)
+        image, reference = at_least(image, self.patch), at_least(reference, self.patch)
+        at = pair.at or _corner(image, self.patch, rng if self.augment else None)
+        reference_at = other.reference_at or _same_place(at, image, reference, self.patch)
+        return self._cut(image, at), self._cut(reference, reference_at)
+
+    def _single(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+        unrelated = rng.random() < self.singles.unrelated
+        one, other = (
+            self.cache.get(self.single_images[i]) for i in rng.integers(len(self.single_images), size=2)
+        )
+        if one is None or other is None:
+            return None
+        image, reference, _ = warped_pair(
+            at_least(one, self.patch), rng, self.patch, self.singles.homography, augment=False, centred=False
+        )
+        if unrelated:
+            other = at_least(other, self.patch)
+            reference = self._cut(other, _corner(other, self.patch, rng))
+        return image, reference
+
+    def _exactly(self, image: np.ndarray) -> np.ndarray:
+        return image if image.shape[:2] == (self.patch,) * 2 else resize_bicubic(image, (self.patch,) * 2)
+
+    def _cut(self, image: np.ndarray, at: tuple[int, int]) -> np.ndarray:
+        y, x = (min(max(0, a), size - self.patch) for a, size in zip(at, image.shape, strict=False))
+        return image[y : y + self.patch, x : x + self.patch]
+
+
+def warped_pair(
+    photo: np.ndarray,
+    rng: np.random.Generator,
+    size: int,
+    homography: HomographySampling,
+    *,
+    augment: bool = True,
+    centred: bool | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A crop of a photo and a warped reference of it.
+
+    Args:
+        photo: (H, W, 3) uint8, both sides at least ``size``.
+        rng: the source of randomness.
+        size: side of both results.
+        homography: ``published`` warps the crop, black outside; ``wide`` warps the photo around it.
+        augment: flip and transpose the crop at random.
+        centred: cut the centre of the photo; by default unless ``augment``.
+
+    Returns:
+        ``image`` and ``reference``, (size, size, 3) uint8, and the (3, 3) matrix from image to reference.
+    """
+    centred = (not augment) if centred is None else centred
+    y, x = _corner(photo, size, None if centred else rng)
+    flips = tuple(rng.random(3) < 0.5) if augment else _IDENTITY
+    image = np.ascontiguousarray(orient(photo[y : y + size, x : x + size], *flips))
+    matrix = sample_homography(rng, size, homography)
+    if homography.kind == "published":
+        return image, warp(image, matrix, size), matrix
+    to_image = orientation_matrix(size, *flips) @ np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
+    return image, warp(photo, matrix @ to_image, size), matrix
+
+
+def change_photometry(image: np.ndarray, rng: np.random.Generator, strength: Photometric) -> np.ndarray:
+    """Change brightness, contrast, gamma, colour and sharpness of an image, and add noise, each by chance.
+
+    Args:
+        image: (H, W, 3) float32 in [0, 1].
+        rng: the source of randomness; the number of draws does not depend on which changes happen.
+        strength: ``brightness``, the largest shift; ``contrast``, ``gamma`` and ``colour``, the largest relative change
+            (the last one a channel); ``blur``, the largest standard deviation in pixels; ``noise``, the largest
+            standard deviation.
+
+    Returns:
+        A new array of the same kind, or ``image`` itself if ``strength.probability`` is 0.
+    """
+    if strength.probability == 0:
+        return image
+    happens = rng.random(6) < strength.probability
+    amount = rng.uniform(-1, 1, 3)
+    colour = rng.uniform(-1, 1, 3)
+    blur, noise = rng.random(2)
+    noise_rng = np.random.default_rng(rng.integers(2**63))
+    if happens[0]:
+        image = image + amount[0] * strength.brightness
+    if happens[1]:
+        mean = image.mean()
+        image = (image - mean) * (1 + amount[1] * strength.contrast) + mean
+    if happens[2]:
+        image = np.clip(image, 0, 1) ** np.exp(amount[2] * np.log1p(strength.gamma))
+    if happens[3]:
+        image = image * (1 + colour * strength.colour)
+    if happens[4] and blur * strength.blur > 0.1:
+        image = cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), blur * strength.blur)
+    if happens[5]:
+        image = image + noise_rng.normal(0, noise * strength.noise, image.shape)
+    return np.clip(image, 0, 1).astype(np.float32)
+
+
+def _unit(image: np.ndarray) -> np.ndarray:
+    """8-bit values as float32 in [0, 1]."""
+    return image.astype(np.float32) / np.float32(255)
+
+
+def _corner(image: np.ndarray, size: int, rng: np.random.Generator | None) -> tuple[int, int]:
+    """The (y, x) of a square of ``size`` within an image: at random, or in the middle without ``rng``."""
+    room = [side - size for side in image.shape[:2]]
+    return tuple(r // 2 if rng is None else int(rng.integers(r + 1)) for r in room)
+
+
+def _same_place(at: tuple[int, int], image: np.ndarray, reference: np.ndarray, size: int) -> tuple[int, int]:
+    """The corner in ``reference`` whose square has its centre at the same share of the sides as in ``image``."""
+    centres = ((a + size / 2) / side for a, side in zip(at, image.shape, strict=False))
+    return tuple(round(c * side - size / 2) for c, side in zip(centres, reference.shape, strict=False))
+
+
+def _check_multiple(name: str, value: int) -> None:
+    if value <= 0 or value % SCALE:
+        raise DataError(f"{name} must be a positive multiple of {SCALE}, got {value}")

@@ -1,0 +1,346 @@
+"""Keras callbacks of a training run: log, validation, checkpoints, and the reasons to stop.
+
+All of them count in optimiser steps, which a resumed run continues. `RunState` is what they share.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfcorr.errors import TfcorrError
+from tfcorr.training.checkpoint import save_checkpoint
+
+LAST = "last.npz"
+BEST = "best.npz"
+
+
+class TrainingError(TfcorrError):
+    """Training went wrong in a way that going on cannot mend."""
+
+
+@dataclass
+class RunState:
+    """Where a run stands; saved with each checkpoint.
+
+    Attributes:
+        seed: of weights and data.
+        config: hash of the configuration.
+        step: optimiser steps done.
+        seconds: time spent in all sessions of this run.
+        best: best value of the validation's metric so far.
+        metrics: the latest validation.
+        stopped: why the run ended before its last step, or None.
+    """
+
+    seed: int
+    config: str
+    step: int = 0
+    seconds: float = 0.0
+    best: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    stopped: str | None = None
+
+    def saved(self) -> dict[str, Any]:
+        names = ("seed", "config", "step", "seconds", "best", "metrics")
+        return {name: getattr(self, name) for name in names}
+
+
+class Clock(keras.callbacks.Callback):
+    """Counts steps and seconds. The first callback of a list, as the others read what it counts."""
+
+    def __init__(self, state: RunState):
+        super().__init__()
+        self.state = state
+
+    def on_train_begin(self, logs=None):
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, batch, logs=None):
+        now = time.monotonic()
+        self.state.seconds += now - self._last
+        self.state.step += 1
+        self._last = now
+
+
+class DivergenceGuard(keras.callbacks.Callback):
+    """Stops with an error when the loss is no number, or when the learned offsets explode.
+
+    Args:
+        state: of the run.
+        max_offset: largest mean of the learned offsets' absolute value, in cells of their level; the log names it
+            ``offset_mean``.
+    """
+
+    def __init__(self, state: RunState, max_offset: float):
+        super().__init__()
+        self.state = state
+        self.max_offset = max_offset
+
+    def on_train_batch_end(self, batch, logs=None):
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise TrainingError(
+                f"step {self.state.step}: the loss is {loss}; the last checkpoint is from before. Lower "
+                "train.learning_rate.initial, lengthen its warmup, or set train.clip_norm"
+            )
+        offset = float(logs.get("offset_mean", 0.0))
+        if offset > self.max_offset:
+            raise TrainingError(
+                f"step {self.state.step}: the learned offsets explode, their mean is {offset:.0f} cells (limit "
+                f"{self.max_offset:.0f}, train.max_offset). Lower the learning rate of the offset branches "
+                "(train.multipliers) and go on from the last checkpoint"
+            )
+
+
+class Log(keras.callbacks.Callback):
+    """A line on the screen and in ``log.jsonl``, and TensorBoard scalars, every ``every`` steps.
+
+    Values are means over the steps since the last line; ``offset_max`` is the largest of them. Without the package
+    tensorboard there are no event files, which is said once.
+
+    Args:
+        state: of the run.
+        folder: of the run.
+        steps: of the whole run.
+        batch: samples a step, for the throughput.
+        every: steps.
+        images: called with a writer's ``image`` function every ``images_every`` steps.
+        images_every: 0 for never.
+        report: prints a line.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        folder: Path,
+        *,
+        steps: int,
+        batch: int,
+        every: int,
+        images: Callable[[], dict[str, Any]] | None = None,
+        images_every: int = 0,
+        report: Callable[[str], None] = print,
+    ):
+        super().__init__()
+        self.state = state
+        self.path = folder / "log.jsonl"
+        self.steps = steps
+        self.batch_size = batch
+        self.every = every
+        self.images = images
+        self.images_every = images_every
+        self.report = report
+        self._window: list[dict[str, float]] = []
+        self._since = state.seconds
+        self._writer = self._open(folder)
+
+    def _open(self, folder: Path):
+        import tensorflow as tf
+
+        try:
+            writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
+            with writer.as_default(step=0):
+                tf.summary.text("config", self.state.config)
+        except Exception as error:  # TBNotInstalledError, whose module is private.
+            if type(error).__name__ != "TBNotInstalledError":
+                raise
+            self.report("tensorboard is not installed: no event files (pip install tensorboard)")
+            return None
+        return writer
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._window.append({name: float(value) for name, value in (logs or {}).items()})
+        if self.images and self.images_every and self.state.step % self.images_every == 0:
+            self._write_images()
+        if self.state.step % self.every == 0 or self.state.step == self.steps:
+            self.flush()
+
+    def flush(self):
+        """Write the window as one line."""
+        if not self._window:
+            return
+        values = {
+            name: float((np.max if name.endswith("_max") else np.mean)([row[name] for row in self._window]))
+            for name in self._window[0]
+        }
+        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        seconds = (self.state.seconds - self._since) / len(self._window)
+        values.update(learning_rate=rate, seconds_per_step=seconds)
+        self.write("train", values)
+        left = (self.steps - self.state.step) * seconds / 60
+        shown = "  ".join(
+            f"{name} {value:.4g}" for name, value in values.items() if name != "seconds_per_step"
+        )
+        speed = f"{1000 * seconds:.0f} ms/step, {self.batch_size / max(seconds, 1e-9):.1f} samples/s"
+        self.report(f"step {self.state.step}/{self.steps}  {shown}  {speed}, {left:.0f} min left")
+        self._window.clear()
+        self._since = self.state.seconds
+
+    def write(self, group: str, values: dict[str, float]):
+        """One line of ``log.jsonl`` and the same scalars for TensorBoard."""
+        import tensorflow as tf
+
+        with open(self.path, "a", encoding="utf-8") as file:
+            line = {
+                "step": self.state.step,
+                "group": group,
+                "seconds": round(self.state.seconds, 1),
+                **values,
+            }
+            file.write(json.dumps(line) + "\n")
+        if self._writer:
+            with self._writer.as_default(step=self.state.step):
+                for name, value in values.items():
+                    tf.summary.scalar(f"{group}/{name}", value)
+
+    def _write_images(self):
+        import tensorflow as tf
+
+        if self._writer:
+            with self._writer.as_default(step=self.state.step):
+                for name, value in self.images().items():
+                    tf.summary.image(name, value, max_outputs=4)
+
+    def on_train_end(self, logs=None):
+        self.flush()
+        if self._writer:
+            self._writer.flush()
+
+
+class Validation(keras.callbacks.Callback):
+    """Evaluates on held-out data every ``every`` steps and at the last one; keeps the best checkpoint.
+
+    With an averaging optimiser, the averaged weights are evaluated.
+
+    Args:
+        state: of the run.
+        dataset: a finite dataset.
+        every: steps.
+        last: number of the last step.
+        metric: whose largest value is the best.
+        folder: of the run.
+        log: where the values go.
+    """
+
+    def __init__(
+        self, state: RunState, dataset, *, every: int, last: int, metric: str, folder: Path, log: Log
+    ):
+        super().__init__()
+        self.state = state
+        self.dataset = dataset
+        self.every = every
+        self.last = last
+        self.metric = metric
+        self.folder = folder
+        self.log = log
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.step % self.every == 0 or self.state.step == self.last:
+            self.measure()
+
+    def measure(self):
+        """Evaluate now."""
+        with averaged_weights(self.model):
+            values = self.model.evaluate(self.dataset, verbose=0, return_dict=True)
+        self.state.metrics = {name: float(value) for name, value in values.items()}
+        self.log.write("validation", self.state.metrics)
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in self.state.metrics.items())
+        value = self.state.metrics[self.metric]
+        better = self.state.best is None or value > self.state.best
+        self.log.report(f"step {self.state.step}  validation  {shown}{'  (best)' if better else ''}")
+        if better:
+            self.state.best = value
+            save_checkpoint(self.folder / BEST, self.model, self.state.saved())
+
+
+class averaged_weights:  # noqa: N801 - a context manager, used like a function
+    """Puts an averaging optimiser's weights into a model for the length of a ``with`` block."""
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.active = bool(model.optimizer.use_ema) and int(model.optimizer.iterations) > 0
+
+    def __enter__(self):
+        if self.active:
+            variables = self.model.trainable_variables
+            self._kept = [keras.ops.convert_to_numpy(v) for v in variables]
+            self.model.optimizer.finalize_variable_values(variables)
+
+    def __exit__(self, *exception):
+        if self.active:
+            for variable, value in zip(self.model.trainable_variables, self._kept, strict=True):
+                variable.assign(value)
+
+
+class Checkpoints(keras.callbacks.Callback):
+    """Writes ``last.npz`` every ``every`` steps and at the end of training, whatever ended it but an error."""
+
+    def __init__(self, state: RunState, folder: Path, every: int):
+        super().__init__()
+        self.state = state
+        self.folder = folder
+        self.every = every
+        self._saved = state.step
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.step % self.every == 0:
+            self._save()
+
+    def on_train_end(self, logs=None):
+        if self._saved != self.state.step:
+            self._save()
+
+    def _save(self):
+        save_checkpoint(self.folder / LAST, self.model, self.state.saved())
+        self._saved = self.state.step
+
+
+class Stop(keras.callbacks.Callback):
+    """Ends training after the current step on SIGINT, SIGTERM, or after ``max_minutes`` of this session.
+
+    `RunState.stopped` then says why. The previous signal handlers come back when training ends; a second signal
+    while the first is being obeyed does what it always did.
+    """
+
+    def __init__(self, state: RunState, max_minutes: float | None):
+        super().__init__()
+        self.state = state
+        self.seconds = math.inf if max_minutes is None else 60 * max_minutes
+        self._handlers: dict[int, Any] = {}
+
+    def on_train_begin(self, logs=None):
+        self._start = time.monotonic()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._handlers[number] = signal.signal(number, self._on_signal)
+            except ValueError:
+                # Only the main thread may set handlers; elsewhere the owner of the thread stops us.
+                return
+
+    def _on_signal(self, number, frame):
+        self.state.stopped = signal.Signals(number).name
+        self._restore()
+
+    def _restore(self):
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+        self._handlers.clear()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.state.stopped is None and time.monotonic() - self._start > self.seconds:
+            self.state.stopped = "max_minutes"
+        if self.state.stopped:
+            self.model.stop_training = True
+
+    def on_train_end(self, logs=None):
+        self._restore()

@@ -1,0 +1,151 @@
+"""One resumable run of `fit`, for any trainer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfcorr.config import Training
+from tfcorr.training.callbacks import (
+    LAST,
+    Checkpoints,
+    Clock,
+    DivergenceGuard,
+    Log,
+    RunState,
+    Stop,
+    Validation,
+)
+from tfcorr.training.checkpoint import CheckpointError, load_checkpoint
+from tfcorr.training.optimizer import make_optimizer
+
+
+def choose_precision(precision: str) -> str:
+    """The Keras dtype policy that ``auto`` means here: bfloat16 where hardware multiplies it, else float32.
+
+    Args:
+        precision: ``auto``, ``float32`` or ``mixed_bfloat16``.
+    """
+    if precision != "auto":
+        return precision
+    import tensorflow as tf
+
+    if tf.config.list_physical_devices("GPU"):
+        return "mixed_bfloat16"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return "float32"
+    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
+
+
+def prepare(settings: Training) -> str:
+    """Set threads, seeds and the dtype policy before any model is made; returns the policy's name."""
+    import tensorflow as tf
+
+    if settings.threads:
+        tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
+    keras.utils.set_random_seed(settings.seed)
+    policy = choose_precision(settings.precision)
+    keras.config.set_dtype_policy(policy)
+    return policy
+
+
+def run_fit(
+    trainer: keras.Model,
+    batches: Callable[[int, int], Any],
+    settings: Training,
+    folder: str | os.PathLike,
+    *,
+    config_hash: str,
+    validation=None,
+    validate_every: int = 0,
+    metric: str = "",
+    images: Callable[[], dict[str, Any]] | None = None,
+    report: Callable[[str], None] = print,
+) -> RunState:
+    """Train to the last step, from the folder's checkpoint if there is one.
+
+    Interrupted and continued, a run sees the same batches and ends with the same weights as in one go (up to the
+    order of floating-point sums).
+
+    Args:
+        trainer: built, not compiled; its ``train_step`` takes a batch.
+        batches: the dataset of batches ``start`` to ``stop`` - 1.
+        settings: steps, optimiser, precision and so on.
+        folder: for checkpoints, ``log.jsonl`` and TensorBoard.
+        config_hash: a checkpoint with another one is refused.
+        validation: a finite dataset, or None.
+        validate_every: steps.
+        metric: of the validation, larger is better.
+        images: pictures for TensorBoard.
+        report: prints a line.
+
+    Returns:
+        The state at the end. Where the optimiser averages, the trainer holds the averaged weights.
+
+    Raises:
+        CheckpointError: the checkpoint does not belong to this configuration.
+        TrainingError: the loss is no number, or offsets explode.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    optimizer = make_optimizer(
+        settings.learning_rate,
+        settings.steps,
+        multipliers=settings.multipliers,
+        ema=settings.ema,
+        clip_norm=settings.clip_norm,
+    )
+    # The compiled ops cannot go through XLA.
+    trainer.compile(optimizer=optimizer, jit_compile=False)
+    optimizer.build(trainer.trainable_variables)
+    state = RunState(seed=settings.seed, config=config_hash)
+    if (folder / LAST).is_file():
+        state = _resume(folder / LAST, trainer, state)
+        report(f"going on from {folder / LAST}, step {state.step}")
+    if state.step < settings.steps and settings.max_minutes != 0:
+        log = Log(
+            state,
+            folder,
+            steps=settings.steps,
+            batch=settings.batch,
+            every=settings.log_every,
+            images=images,
+            images_every=settings.images_every,
+            report=report,
+        )
+        callbacks = [Clock(state), DivergenceGuard(state, settings.max_offset), log]
+        if validation is not None:
+            measure = Validation(
+                state,
+                validation,
+                every=validate_every,
+                last=settings.steps,
+                metric=metric,
+                folder=folder,
+                log=log,
+            )
+            callbacks.append(measure)
+        callbacks += [
+            Checkpoints(state, folder, settings.checkpoint_every),
+            Stop(state, settings.max_minutes),
+        ]
+        trainer.fit(batches(state.step, settings.steps), callbacks=callbacks, shuffle=False, verbose=0)
+    if settings.ema is not None and state.step > 0:
+        optimizer.finalize_variable_values(trainer.trainable_variables)
+    return state
+
+
+def _resume(path: Path, trainer: keras.Model, fresh: RunState) -> RunState:
+    saved = load_checkpoint(path, trainer)
+    if saved["config"] != fresh.config:
+        raise CheckpointError(
+            f"{path}: written with another configuration ({saved['config']}, now {fresh.config}); choose another run "
+            "folder (run=...) or delete this one"
+        )
+    return RunState(**saved)
