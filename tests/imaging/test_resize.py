@@ -17,7 +17,7 @@ def golden():
 
 
 def bicubic_matrix(source: int, target: int) -> np.ndarray:
-    """(target, source) float64: Keys' kernel, a = -0.5, widened for reduction, renormalised at the borders."""
+    """(target, source) float64: Keys' kernel, a = -0.5, widened to reduce, normalised at the borders."""
     scale = source / target
     support = max(scale, 1.0)
     matrix = np.zeros((target, source))

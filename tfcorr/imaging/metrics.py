@@ -1,14 +1,16 @@
 """PSNR and SSIM as the super-resolution literature reports them.
 
-The protocol (C2-Matching section 4.1, and the published evaluation code where the paper is silent): the output
-is clamped and rounded to 8 bits, a border as wide as the scale is cut off on each side, and PSNR and SSIM are
-taken on the luma of ITU-R BT.601 in its studio range (16...235), which is *not* rounded.
+The protocol (C2-Matching section 4.1, and the published evaluation code where the paper is silent): the
+output is clamped and rounded to 8 bits, a border as wide as the scale is cut off on each side, and PSNR and
+SSIM are taken on the luma of ITU-R BT.601 in its studio range (16...235), which is *not* rounded.
 """
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
+
+from tfcorr.imaging.depth import convert_depth
 
 # ITU-R BT.601 luma of full-range R, G, B, both in 8-bit units.
 _LUMA = np.array([65.481, 128.553, 24.966]) / 255.0
@@ -18,28 +20,6 @@ _LUMA_OFFSET = 16.0
 _SSIM_WINDOW = 11
 _SSIM_SIGMA = 1.5
 _SSIM_K1, _SSIM_K2 = 0.01, 0.03
-
-
-def to_8bit(image: np.ndarray) -> np.ndarray:
-    """Converts an image to uint8, clamping and rounding to nearest.
-
-    Args:
-      image: any shape; uint8 (returned as it is), uint16 (0...65535), or floating point in [0, 1], clamped.
-
-    Returns:
-      uint8 array of the same shape.
-
-    Raises:
-      TypeError: for another dtype.
-    """
-    image = np.asarray(image)
-    if image.dtype == np.uint8:
-        return image
-    if image.dtype == np.uint16:
-        return np.rint(image / 257.0).astype(np.uint8)
-    if np.issubdtype(image.dtype, np.floating):
-        return np.rint(np.clip(image, 0.0, 1.0).astype(np.float64) * 255.0).astype(np.uint8)
-    raise TypeError(f"expected uint8, uint16 or floating point in [0, 1], got {image.dtype}")
 
 
 def rgb_to_y(image: np.ndarray) -> np.ndarray:
@@ -84,7 +64,8 @@ def ssim(image: np.ndarray, truth: np.ndarray, *, data_range: float = 255.0) -> 
     Only windows that lie wholly inside the image count, so five pixels of each side are no window centres.
 
     Args:
-      image, truth: (H, W) or (H, W, C) of one shape, any real dtype, in units of `data_range`; sides at least 11.
+      image, truth: (H, W) or (H, W, C) of one shape, any real dtype, in units of `data_range`; sides at least
+        11.
       data_range: the peak value.
 
     Returns:
@@ -133,7 +114,7 @@ def evaluate_pair(sr: np.ndarray, hr: np.ndarray, border: int = 4) -> dict[str, 
             f"{_SSIM_WINDOW} pixels must be left"
         )
     inside = (slice(border, sr.shape[0] - border), slice(border, sr.shape[1] - border))
-    sr, hr = to_8bit(sr)[inside], to_8bit(hr)[inside]
+    sr, hr = convert_depth(sr, np.uint8)[inside], convert_depth(hr, np.uint8)[inside]
     sr_y, hr_y = rgb_to_y(sr), rgb_to_y(hr)
     return {"psnr_y": psnr(sr_y, hr_y), "ssim_y": ssim(sr_y, hr_y), "psnr_rgb": psnr(sr, hr)}
 

@@ -1,8 +1,9 @@
 """Antialiased bicubic resizing with Pillow's kernel, the degradation of the super-resolution benchmarks.
 
-Pillow widens its bicubic kernel (a = -0.5) by the reduction factor, so that it averages over all the pixels that
-an output pixel covers. `tf.image.resize`, OpenCV and PyTorch do other things by default, and the difference is
-worth several tenths of a decibel: whatever is measured against published numbers has to go through here.
+Pillow widens its bicubic kernel (a = -0.5) by the reduction factor, so that it averages over all the pixels
+that an output pixel covers. `tf.image.resize`, OpenCV and PyTorch do other things by default, and the
+difference is worth several tenths of a decibel: whatever is measured against published numbers has to go
+through here.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ def resize_bicubic(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
       size: (height, width) of the result, in pixels, both at least 1.
 
     Returns:
-      The image of that size, with the dtype and the number of axes of `image`. Channels are independent of each
-      other; a fourth one is not taken for an alpha channel.
+      The image of that size, with the dtype and the number of axes of `image`. Channels are independent of
+      each other; a fourth one is not taken for an alpha channel.
 
     Raises:
       TypeError: for another dtype.
@@ -54,8 +55,8 @@ def downscale(image: np.ndarray, factor: int = 4) -> np.ndarray:
     """Makes an image `factor` times smaller with `resize_bicubic`.
 
     Rows at the bottom and columns at the right that do not fill a whole output pixel are cut off first
-    (`crop_to_multiple`), as the published protocol does; so output pixel (y, x) always covers the input pixels
-    [factor*y, factor*(y+1)) x [factor*x, factor*(x+1)).
+    (`crop_to_multiple`), as the published protocol does; so output pixel (y, x) always covers the input
+    pixels [factor*y, factor*(y+1)) x [factor*x, factor*(x+1)).
 
     Args:
       image: (H, W) or (H, W, C), uint8, uint16 or float32, both sides at least `factor`.

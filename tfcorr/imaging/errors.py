@@ -1,0 +1,24 @@
+"""The one exception of image files."""
+
+from __future__ import annotations
+
+import os
+
+from tfcorr.errors import TfcorrError
+
+
+class ImageError(TfcorrError, ValueError):
+    """An image file that cannot be read or written; its text is one line that names the file.
+
+    Attributes:
+      path: the file as the caller named it.
+    """
+
+    def __init__(self, path: str | os.PathLike, problem: str):
+        """Takes the file and what is wrong with it, with what would be right."""
+        self.path = os.fspath(path)
+        # A file name may hold line breaks and bytes that are no text; the message may not.
+        shown = self.path.encode("utf-8", "backslashreplace").decode("utf-8")
+        if not shown.isprintable():
+            shown = repr(shown)
+        super().__init__(f"{shown}: {' '.join(problem.split())}")
