@@ -16,6 +16,7 @@ from importlib.util import find_spec
 from types import ModuleType
 
 import tfcorr
+from tfcorr.cli.messages import describe
 from tfcorr.errors import UsageError
 
 __all__ = ["build_parser", "main"]
@@ -91,17 +92,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"tfcorr: {describe(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
-
-
-def describe(error: BaseException) -> str:
-    """Returns one line for an error: its own message where tfcorr raised it, else its type too."""
-    message = " ".join(str(error).split())
-    if type(error).__module__.startswith("tfcorr."):
-        return message
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    if isinstance(error, MemoryError):
-        return message or "out of memory"
-    if len(message) > 300:
-        message = message[:300] + " ..."
-    return f"{type(error).__name__}: {message} (TFCORR_DEBUG=1 shows where)"

@@ -1,0 +1,77 @@
+"""What the command line says: errors on one line, and a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+__all__ = ["ProgressBar", "describe"]
+
+
+def describe(error: BaseException) -> str:
+    """Returns one line for an error: its own message where tfcorr raised it, else its type too."""
+    message = " ".join(str(error).split())
+    if type(error).__module__.startswith("tfcorr."):
+        return message
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, MemoryError):
+        return message or "out of memory"
+    if len(message) > 300:
+        message = message[:300] + " ..."
+    return f"{type(error).__name__}: {message} (TFCORR_DEBUG=1 shows where)"
+
+
+class ProgressBar:
+    """A bar on standard error over a series of images, only where that is a terminal.
+
+    Args:
+        total: the number of images.
+        visible: whether it may be shown.
+    """
+
+    def __init__(self, total: int, *, visible: bool = True):
+        self._bar = None
+        self._first = 0
+        if visible and sys.stderr.isatty():
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=total,
+                file=sys.stderr,
+                leave=False,
+                bar_format="{percentage:3.0f} % |{bar}| {desc} [{elapsed}, {remaining} left]",
+            )
+
+    def __enter__(self) -> ProgressBar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def start(self, number: int, name: str) -> None:
+        """The image of this number, counted from 0, is next."""
+        self._first = number
+        if self._bar is not None:
+            self._bar.set_description_str(f"{name} ({number + 1}/{self._bar.total})", refresh=False)
+            self._move(number)
+
+    def step(self, done: int, steps: int) -> None:
+        """So many of the steps of the present image are done."""
+        if self._bar is not None:
+            self._move(self._first + done / steps)
+
+    @contextlib.contextmanager
+    def cleared(self) -> Iterator[None]:
+        """Takes the bar away while something is printed."""
+        if self._bar is not None:
+            self._bar.clear()
+        yield
+        if self._bar is not None:
+            self._bar.refresh()
+
+    def _move(self, position: float) -> None:
+        self._bar.n = position
+        self._bar.refresh()

@@ -1,0 +1,134 @@
+"""From a memory budget to the size of a tile, and how running out of memory is recognised."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
+from tfcorr.refsr.model import C2Matching
+from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerConfig
+
+__all__ = ["SMALLEST_REFERENCE_TILE", "SMALLEST_TILE", "MemoryPlan", "available_memory", "is_out_of_memory"]
+
+SMALLEST_TILE = 16
+SMALLEST_REFERENCE_TILE = 64
+_LARGEST_TILE = 512
+_FLOAT = 4
+# Widths alive at once while conv1_2 of an extractor runs: image, relu1_1 (kept), conv1_2's output, its
+# workspace.
+_EXTRACTOR_WIDTHS = 3 + 64 + 64 + 64
+_DESCRIPTOR_WIDTH = 256
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How large tiles and references may be.
+
+    Attributes:
+        budget: bytes.
+        tile_bytes: bytes that the restorer takes for one pixel of the input.
+        reference_bytes: bytes that the prepared features take for one pixel of a reference.
+    """
+
+    budget: int
+    tile_bytes: int
+    reference_bytes: int
+
+    @classmethod
+    def of(cls, model: C2Matching, budget: int) -> MemoryPlan:
+        """The plan for a model: half of the budget for references, the rest for the tile at work."""
+        width = _FLOAT if model.restorer.compute_dtype == "float32" else 2
+        features = sum(
+            width * FEATURE_WIDTHS[name] / FEATURE_STRIDES[name] ** 2
+            for name in model.restorer.reference_features
+        )
+        # Descriptors as they come and normalised, at one cell for 16 pixels; always float32.
+        descriptors = 2 * _FLOAT * _DESCRIPTOR_WIDTH / FEATURE_STRIDES["relu3_1"] ** 2
+        return cls(budget, restorer_bytes(model.restorer.config), math.ceil(features + descriptors))
+
+    @property
+    def tile(self) -> int:
+        """Side of the largest tile, in pixels of the input, overlap included."""
+        side = math.isqrt(max(1, self.budget // 2 // self.tile_bytes))
+        return min(max(side, SMALLEST_TILE), _LARGEST_TILE)
+
+    @property
+    def reference_tile(self) -> int:
+        """Side of the tiles that a reference's features are computed in, in its pixels; a multiple of 4."""
+        side = math.isqrt(max(1, self.budget // 4 // (_FLOAT * _EXTRACTOR_WIDTHS)))
+        return min(max(side, SMALLEST_REFERENCE_TILE), 1024) // 4 * 4
+
+    @property
+    def reference_pixels(self) -> int:
+        """How many pixels all references may have together."""
+        # Half of the budget; and twice the memory while the tiles of several maps are put together.
+        return max(64 * 64, self.budget // 4 // self.reference_bytes)
+
+
+def restorer_bytes(config: RestorerConfig) -> int:
+    """Bytes that a restorer takes at its peak for one pixel of its input.
+
+    The peak is in one of the levels with a reference, or in the residual blocks of the finest level. What is
+    alive at once was counted in the graph; measured peaks of resident memory lie at 0.8 to 1.0 of this.
+    """
+    peak = 0
+    for number, level in enumerate(LEVELS):
+        cells = LEVEL_SCALES[level] ** 2
+        # Two convolutions of the content path with their workspace, and the level's input.
+        widths = 4 * config.features
+        if level in config.reference_levels:
+            points = 9 * config.deform_groups
+            context = config.features + FEATURE_WIDTHS[LEVEL_FEATURES[level]]
+            hidden = config.offset_widths[number]
+            # Input, context, hidden, the predicted offsets and logits, pre-offsets of all groups, their sum,
+            # mask.
+            plan = 3 * points + 2 * points + 2 * points + points + 18
+            widths = max(widths, config.features + context + 2 * hidden + plan)
+        peak = max(peak, cells * widths * _FLOAT)
+    return peak
+
+
+def available_memory() -> int:
+    """Bytes that this process can have: what is free in the machine, or in its control group if less."""
+    free = [_meminfo_available(), _cgroup_available()]
+    known = [value for value in free if value is not None]
+    return max(min(known), 256 * 10**6) if known else 4 * 10**9
+
+
+def _meminfo_available() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _cgroup_available() -> int | None:
+    for limit_file, used_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            limit = int(Path(limit_file).read_text(encoding="ascii"))
+            return max(0, limit - int(Path(used_file).read_text(encoding="ascii")))
+        except (OSError, ValueError):
+            continue
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tells whether an error of NumPy or of any Keras backend says that memory could not be had."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    return type(error).__name__ in ("ResourceExhaustedError", "OutOfMemoryError", "XlaRuntimeError") and (
+        "OOM" in text or "RESOURCE_EXHAUSTED" in text or "memory" in text.lower() or not text
+    )

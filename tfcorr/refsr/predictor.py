@@ -1,0 +1,517 @@
+"""`SuperResolver`: what users hold. Images in, a four times larger image out.
+
+The steps (paper, figure 2) are the model's; what this module adds is everything that real images need: any
+size and dtype, greyscale, none or several references, working in tiles within a memory budget, and the
+input's own colours.
+
+Exactness of the tiling. The matching is exact: descriptors of a tile are computed with a margin wider than
+their receptive field, and every patch meets all of every reference. The restorer gets each tile's place in
+the image, so that it samples what it would have sampled in the whole; only its receptive field, wider than
+the overlap of the tiles, is cut, where the influence of a pixel has faded.
+
+Convention: positions and sizes are (y, x) and (height, width).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import keras
+import numpy as np
+
+from tfcorr.errors import InputError
+from tfcorr.imaging import match_low_frequencies
+from tfcorr.imaging.tiles import Canvas, Tile, plan_tiles
+from tfcorr.pretrained import ModelCard, load_super_resolution
+from tfcorr.refsr.extractor import FEATURE_WIDTHS
+from tfcorr.refsr.matching import pre_offsets
+from tfcorr.refsr.memory import (
+    SMALLEST_REFERENCE_TILE,
+    SMALLEST_TILE,
+    MemoryPlan,
+    available_memory,
+    is_out_of_memory,
+)
+from tfcorr.refsr.model import C2Matching, References
+from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
+
+__all__ = ["PreparedReferences", "SuperResolver", "UpscaleResult"]
+
+SCALE = 4
+
+# The descriptors need 3x3 patches, so 3 cells: 3 pixels of the input, 12 of a reference. Smaller images are
+# continued by their border; a few pixels more give the convolutions something to look at.
+_SMALLEST_INPUT = 8
+_SMALLEST_REFERENCE = 16
+
+# Receptive radius of conv3_1 is 10 pixels of its input; margins are multiples of 4 so that pooling falls on
+# the same cells. For the input these are pixels of the upsampled image, whose bicubic kernel adds 2 of the
+# input's own.
+_REFERENCE_MARGIN = 12
+_INPUT_MARGIN = 6
+
+
+# Pixels of the input that neighbouring tiles share; see tests/refsr/test_predictor.py for what it leaves of a
+# seam.
+_OVERLAP = 32
+
+Progress = Callable[[int, int], None]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class UpscaleResult:
+    """An upscaled image and where its detail came from.
+
+    Attributes:
+        image: the image, four times larger, with the dtype and the axes of the input.
+        correspondence: int32 (h, w, 3): for each pixel of the input the number of the reference, and y, x in
+            that reference's own pixels: the pixel just behind the centre of the matched 4x4 cell. Without a
+            reference these are places in the input itself, and the number is 0.
+        confidence: float32 (h, w) in [0, 1]: matching score (cosine of the 3x3 patches) at each pixel of the
+            input.
+        used_share: share of the pixels whose confidence reaches the model card's threshold, in [0, 1].
+    """
+
+    image: np.ndarray
+    correspondence: np.ndarray
+    confidence: np.ndarray
+    used_share: float
+
+
+@dataclass(frozen=True)
+class PreparedReferences:
+    """References whose features have been computed, for use with many inputs; from `SuperResolver.prepare`.
+
+    Attributes:
+        images: float32 (H, W, 3) in [0, 1], as they were given.
+        reduction: factor in (0, 1] that they were resized by to fit the memory.
+        state: the model's features of them.
+        sizes: (height, width) of each after resizing, without the padding of very small ones.
+    """
+
+    images: tuple[np.ndarray, ...]
+    reduction: float
+    state: References
+    sizes: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class _Field:
+    """Matches of all 3x3 patches of an input: arrays (h - 2, w - 2), see
+    `tfcorr.refsr.model.Correspondence`."""
+
+    number: np.ndarray
+    position: np.ndarray
+    score: np.ndarray
+    index: np.ndarray
+
+
+class SuperResolver:
+    """Upscales images four times, with detail taken from sharp references.
+
+        upscaler = SuperResolver.from_pretrained()
+        image = upscaler.upscale(low_res, reference)            # (h, w, 3), (H, W, 3) -> (4h, 4w, 3)
+        result = upscaler.upscale(low_res, reference, details=True)
+        result.used_share                                       # 0.63: for 63 % of the pixels
+
+    The features of the references used last are kept, so that a series of inputs with the same references is
+    quick.
+
+    Args:
+        model: a built `tfcorr.refsr.model.C2Matching`.
+        card: what is known about the model, if it came from a model folder.
+        confidence_threshold: score in [0, 1] from which on a pixel counts as taken from the reference.
+        memory: bytes of working memory that tiles and reference features may take, beside what TensorFlow and
+            the images themselves need; `None` takes half of what is free, at most 4 GB. Large references are
+            reduced until their features fit into half of it.
+        self_ensemble: whether to average over the eight flips and rotations: a little better, eight times
+            slower.
+    """
+
+    def __init__(
+        self,
+        model: C2Matching,
+        *,
+        card: ModelCard | None = None,
+        confidence_threshold: float = 0.5,
+        memory: int | None = None,
+        self_ensemble: bool = False,
+    ):
+        if memory is not None and memory <= 0:
+            raise InputError(f"memory is {memory}, expected a positive number of bytes")
+        if not 0 <= confidence_threshold <= 1:
+            raise InputError(f"confidence_threshold is {confidence_threshold}, expected a number in [0, 1]")
+        self.model = model
+        self.card = card
+        self.confidence_threshold = confidence_threshold
+        self.self_ensemble = self_ensemble
+        self._memory = MemoryPlan.of(model, memory or min(available_memory() // 2, 4 * 10**9))
+        self._cached: tuple[bytes, PreparedReferences] | None = None
+        self._describe = _compiled(model.describe, (1, None, None, 3))
+        self._extract = _compiled(model.extract, (1, None, None, 3))
+        self._restore = _compiled_restore(model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_folder: str | Path | None = None,
+        *,
+        precision: str = "float32",
+        threads: int | None = None,
+        memory: int | None = None,
+        self_ensemble: bool = False,
+    ) -> SuperResolver:
+        """Loads a trained model after checking its files against the checksums of its card.
+
+        Args:
+            name_or_folder: a model of `tfcorr models`, a model folder, or `None` for the default model.
+            precision: `"float32"`, or `"bfloat16"`, which is quicker on processors with AMX and slow on
+                others. Offsets, scores and the last convolution stay in float32.
+            threads: how many processor threads TensorFlow may use; `None` leaves its own choice. It holds for
+                the whole process and can only be set before TensorFlow's first computation.
+            memory, self_ensemble: see `SuperResolver`.
+
+        Raises:
+            ModelError: no such model, damaged files, or a card that cannot be used.
+            InputError: an argument has another value than described, or `threads` comes too late.
+        """
+        if precision not in ("float32", "bfloat16"):
+            raise InputError(f"precision is {precision!r}, expected 'float32' or 'bfloat16'")
+        if threads is not None:
+            _limit_threads(threads)
+        model, card = load_super_resolution(name_or_folder, precision=precision)
+        return cls(
+            model,
+            card=card,
+            confidence_threshold=card.confidence_threshold,
+            memory=memory,
+            self_ensemble=self_ensemble,
+        )
+
+    def upscale(
+        self,
+        low_res: np.ndarray,
+        reference: np.ndarray | Sequence[np.ndarray] | PreparedReferences | None = None,
+        *,
+        details: bool = False,
+        progress: Progress | None = None,
+    ) -> np.ndarray | UpscaleResult:
+        """Upscales an image four times.
+
+        Args:
+            low_res: (h, w, 3) RGB, or greyscale as (h, w) or (h, w, 1); uint8, uint16, or float32 in [0, 1];
+                any size from 1x1 on.
+            reference: a sharp image of any size, dtype and kind of the above; several of them, of which each
+                patch takes the best; what `prepare` returned; or `None`: the input is then its own reference,
+                as in the published protocol for Urban100: its details recur in itself at other scales.
+            details: whether to return the correspondences too.
+            progress: called with (steps done, all steps).
+
+        Returns:
+            The image with the dtype and the axes of `low_res` and both sides four times as long; with
+            `details` an `UpscaleResult`. Reduced four times it has the colours of the input, whatever those
+            of the reference.
+
+        Raises:
+            InputError: an image has another shape or dtype, is empty, or has values that are not finite or
+                are outside [0, 1].
+            MemoryError: even the smallest tile does not fit.
+        """
+        rgb = to_rgb(low_res, "low_res")
+        references = self._references(rgb, reference)
+        transforms = range(8 if self.self_ensemble else 1)
+        ticks = _Ticks(progress, len(transforms))
+        total, field = None, None
+        for transform in transforms:
+            turned = references
+            if transform:
+                images = [turn(image, transform) for image in references.images]
+                turned = self._prepare(images)
+            upscaled, found = self._upscale(turn(rgb, transform), turned, ticks)
+            ticks.finish_round()
+            field = field or found
+            upscaled = turn_back(upscaled, transform)
+            total = upscaled if total is None else total + upscaled
+        image = match_low_frequencies(total / len(transforms), rgb, SCALE)
+        image = from_rgb(image, np.asarray(low_res))
+        if not details:
+            return image
+        correspondence, confidence = _details(field, rgb.shape[:2], references)
+        used = float(np.mean(confidence >= self.confidence_threshold))
+        return UpscaleResult(image, correspondence, confidence, used)
+
+    def prepare(self, references: np.ndarray | Sequence[np.ndarray]) -> PreparedReferences:
+        """Computes the features of references once, for many calls of `upscale`.
+
+        Args:
+            references: one image or several, as in `upscale`.
+
+        Raises:
+            InputError: see `upscale`; also for an empty sequence.
+        """
+        images = list(references) if isinstance(references, (list, tuple)) else [references]
+        if not images:
+            raise InputError("no reference was given, expected at least one image")
+        key = digest(images)
+        if self._cached is None or self._cached[0] != key:
+            self._cached = None  # lets go of the old features before the new ones are made
+            self._cached = (key, self._prepare(images))
+        return self._cached[1]
+
+    def _references(self, rgb: np.ndarray, reference) -> PreparedReferences:
+        if isinstance(reference, PreparedReferences):
+            return reference
+        if reference is None or (isinstance(reference, (list, tuple)) and not reference):
+            return self._prepare([rgb])
+        return self.prepare(reference)
+
+    def _prepare(self, images: Sequence[np.ndarray]) -> PreparedReferences:
+        converted = [to_rgb(image, f"reference {number}") for number, image in enumerate(images)]
+        # References stand below one another in one map, as wide as the widest of them.
+        pixels = sum(image.shape[0] for image in converted) * max(image.shape[1] for image in converted)
+        reduction = min(1.0, math.sqrt(self._memory.reference_pixels / pixels))
+        if reduction < 1.0:
+            converted = [reduced(image, reduction) for image in converted]
+        sizes = tuple(image.shape[:2] for image in converted)
+        converted = [whole_cells(image, _SMALLEST_REFERENCE) for image in converted]
+
+        def work(tile: int) -> References:
+            return self.model.assemble([self._extract_in_tiles(image, tile) for image in converted])
+
+        state = _with_smaller_tiles(work, self._memory.reference_tile, SMALLEST_REFERENCE_TILE)
+        return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes)
+
+    def _extract_in_tiles(self, image: np.ndarray, tile: int) -> dict:
+        """Features of (H, W, 3), sides multiples of 4, as tensors (1, H / s, W / s, C) by name."""
+        height, width = image.shape[:2]
+        if height <= tile and width <= tile:
+            return self._extract(image[None])
+        maps: dict[str, np.ndarray] = {}
+        for block in _blocks(height, width, tile):
+            window = block.widened(_REFERENCE_MARGIN, height, width)
+            for name, feature in self._extract(image[None, window.rows, window.columns]).items():
+                feature = keras.ops.convert_to_numpy(feature)
+                stride = (window.bottom - window.top) // feature.shape[1]
+                if name not in maps:
+                    shape = (1, height // stride, width // stride, feature.shape[3])
+                    maps[name] = np.empty(shape, feature.dtype)
+                inside, place = block.within(window).divided(stride), block.divided(stride)
+                maps[name][:, place.rows, place.columns] = feature[:, inside.rows, inside.columns]
+        return {name: keras.ops.convert_to_tensor(maps.pop(name)) for name in list(maps)}
+
+    def _upscale(
+        self, rgb: np.ndarray, references: PreparedReferences, ticks: _Ticks
+    ) -> tuple[np.ndarray, _Field]:
+        """Matches and restores: (h, w, 3) -> float32 (4h, 4w, 3), not clamped, and the matches."""
+        height, width = rgb.shape[:2]
+        rgb = padded(rgb, _SMALLEST_INPUT)
+
+        def work(tile: int) -> tuple[np.ndarray, _Field]:
+            blocks = _blocks(rgb.shape[0] - 2, rgb.shape[1] - 2, tile)
+            tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, tile // 2))
+            ticks.start_round(len(blocks) + len(tiles))
+            field = self._match(rgb, references.state, blocks, ticks)
+            return self._restore_tiles(rgb, references.state, field, tiles, ticks), field
+
+        upscaled, field = _with_smaller_tiles(work, self._memory.tile, SMALLEST_TILE)
+        return upscaled[: SCALE * height, : SCALE * width], field
+
+    def _match(self, rgb: np.ndarray, references: References, blocks: list[_Window], ticks: _Ticks) -> _Field:
+        """Matches the 3x3 patches of an image (h, w, 3) with all references; blocks are of top-left cells."""
+        height, width = rgb.shape[0] - 2, rgb.shape[1] - 2
+        field = _Field(
+            np.empty((height, width), np.int32),
+            np.empty((height, width, 2), np.int32),
+            np.empty((height, width), np.float32),
+            np.empty((height, width), np.int32),
+        )
+        for block in blocks:
+            # A patch reaches two cells further than its top-left cell.
+            cells = _Window(block.top, block.bottom + 2, block.left, block.right + 2)
+            window = cells.widened(_INPUT_MARGIN, *rgb.shape[:2])
+            inside = cells.within(window)
+            descriptors = self._describe(rgb[None, window.rows, window.columns])
+            found = self.model.match(descriptors[:, inside.rows, inside.columns], references)
+            for name in ("number", "position", "score", "index"):
+                part = keras.ops.convert_to_numpy(getattr(found, name))
+                getattr(field, name)[block.rows, block.columns] = part[0]
+            ticks.step()
+        return field
+
+    def _restore_tiles(
+        self, rgb: np.ndarray, references: References, field: _Field, tiles: Sequence[Tile], ticks: _Ticks
+    ) -> np.ndarray:
+        """Runs the restorer over blended tiles: (h, w, 3) -> float32 (4h, 4w, 3), not clamped."""
+        height, width = rgb.shape[:2]
+        offsets = keras.ops.convert_to_numpy(pre_offsets(field.index[None], references.columns))
+        canvas = Canvas(height * SCALE, width * SCALE, 3)
+        for place in tiles:
+            rows, columns = slice(place.top, place.bottom), slice(place.left, place.right)
+            origin = np.array([place.top, place.left], np.int32)
+            # Offsets count from a cell's own place, which in the tile's grid is `origin` less.
+            offset = offsets[:, rows, columns] + np.tile(origin.astype(np.float32), 9)
+            upscaled = self._restore(rgb[None, rows, columns], references.features, offset, origin)
+            canvas.add(place, keras.ops.convert_to_numpy(upscaled)[0])
+            ticks.step()
+        return canvas.image()
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Rows [top, bottom) and columns [left, right) of an image."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.left, self.right)
+
+    def widened(self, margin: int, height: int, width: int) -> _Window:
+        """Larger by `margin` on each side, as far as the image reaches."""
+        return _Window(
+            max(0, self.top - margin),
+            min(height, self.bottom + margin),
+            max(0, self.left - margin),
+            min(width, self.right + margin),
+        )
+
+    def within(self, outer: _Window) -> _Window:
+        """The same window, counted from the top-left corner of `outer`."""
+        return _Window(
+            self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left
+        )
+
+    def divided(self, stride: int) -> _Window:
+        """The window in cells of `stride` pixels."""
+        return _Window(self.top // stride, self.bottom // stride, self.left // stride, self.right // stride)
+
+
+class _Ticks:
+    """Counts steps for a progress callback, over one round for each transformed image."""
+
+    def __init__(self, report: Progress | None, rounds: int):
+        self._report = report
+        self._rounds = rounds
+        self._finished = 0
+        self._steps = 0
+        self._done = 0
+
+    def start_round(self, steps: int) -> None:
+        """A round begins, perhaps again because memory ran out."""
+        self._steps, self._done = steps, 0
+
+    def finish_round(self) -> None:
+        self._finished += 1
+
+    def step(self) -> None:
+        self._done += 1
+        if self._report is not None:
+            self._report(self._finished * self._steps + self._done, self._rounds * self._steps)
+
+
+def _blocks(height: int, width: int, side: int) -> list[_Window]:
+    """Cuts an area into windows of at most `side` without overlap."""
+    return [
+        _Window(top, min(top + side, height), left, min(left + side, width))
+        for top in range(0, height, side)
+        for left in range(0, width, side)
+    ]
+
+
+def _with_smaller_tiles(work: Callable[[int], _T], tile: int, smallest: int) -> _T:
+    """Calls `work(tile)`, again from the start with half the tile each time that memory runs out."""
+    while True:
+        try:
+            return work(tile)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            if tile <= smallest:
+                raise MemoryError(
+                    f"out of memory even with tiles of {tile}x{tile} pixels; smaller references may help"
+                ) from error
+        # Everything of the attempt is gone: no tile of it can end up in the result.
+        tile = max(smallest, tile // 2)
+
+
+def _compiled(function: Callable, shape: tuple):
+    """Traces a function of one float32 tensor once for all sizes, where the backend is TensorFlow."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    import tensorflow as tf
+
+    return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32)])
+
+
+def _compiled_restore(model: C2Matching):
+    if keras.backend.backend() != "tensorflow":
+        return model.restore
+    import tensorflow as tf
+
+    features = {
+        name: tf.TensorSpec((1, None, None, FEATURE_WIDTHS[name]), model.restorer.compute_dtype)
+        for name in model.restorer.reference_features
+    }
+    return tf.function(
+        model.restore,
+        input_signature=[
+            tf.TensorSpec((1, None, None, 3), tf.float32),
+            features,
+            tf.TensorSpec((1, None, None, 18), tf.float32),
+            tf.TensorSpec((2,), tf.int32),
+        ],
+    )
+
+
+def _limit_threads(threads: int) -> None:
+    if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+        raise InputError(f"threads is {threads!r}, expected a whole number of at least 1")
+    if keras.backend.backend() != "tensorflow":
+        raise InputError(
+            f"threads can be set with the TensorFlow backend only, not {keras.backend.backend()}"
+        )
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(min(threads, 2))
+    except RuntimeError as error:
+        if tf.config.threading.get_intra_op_parallelism_threads() != threads:
+            raise InputError(
+                "threads comes too late: it can only be set before TensorFlow's first computation"
+            ) from error
+
+
+def _details(
+    field: _Field, size: tuple[int, int], references: PreparedReferences
+) -> tuple[np.ndarray, np.ndarray]:
+    """Turns the matches of patches into a place and a confidence for each pixel of the input.
+
+    A pixel takes the patch that it is the centre of; on the border, the nearest one that exists.
+    """
+    height, width = size
+    rows = np.clip(np.arange(height) - 1, 0, field.index.shape[0] - 1)
+    columns = np.clip(np.arange(width) - 1, 0, field.index.shape[1] - 1)
+    patches = np.ix_(rows, columns)
+    number = field.number[patches]
+    inside = np.stack(
+        np.meshgrid(np.arange(height) - rows, np.arange(width) - columns, indexing="ij"), axis=-1
+    )
+    pixel = (field.position[patches] + inside) * SCALE + SCALE // 2
+    used = np.array(references.sizes)[number]
+    given = np.array([np.shape(image)[:2] for image in references.images])[number]
+    pixel = np.minimum(pixel * given // used, given - 1)
+    correspondence = np.concatenate([number[..., None], pixel], axis=-1).astype(np.int32)
+    return correspondence, np.clip(field.score[patches], 0.0, 1.0)
