@@ -39,7 +39,7 @@ TFCORR_INLINE ptrdiff_t leading_dimension(ptrdiff_t columns) {
 }
 
 // Packs the row-major (k, n) matrix b with row stride ldb.
-static void pack_b(ptrdiff_t k, ptrdiff_t n, const float* b, ptrdiff_t ldb, float* packed) {
+__attribute__((unused)) static void pack_b(ptrdiff_t k, ptrdiff_t n, const float* b, ptrdiff_t ldb, float* packed) {
   for (ptrdiff_t j = 0; j < n; j += kPanel) {
     const ptrdiff_t width = n - j < kPanel ? n - j : kPanel;
     for (ptrdiff_t p = 0; p < k; ++p, packed += kPanel) {
@@ -55,7 +55,8 @@ static void pack_b(ptrdiff_t k, ptrdiff_t n, const float* b, ptrdiff_t ldb, floa
 }
 
 // Packs the (k, n) matrix whose transpose is the row-major (n, k) matrix bt with row stride ldbt.
-static void pack_b_transposed(ptrdiff_t k, ptrdiff_t n, const float* bt, ptrdiff_t ldbt, float* packed) {
+__attribute__((unused)) static void pack_b_transposed(ptrdiff_t k, ptrdiff_t n, const float* bt, ptrdiff_t ldbt,
+                                                      float* packed) {
   for (ptrdiff_t j = 0; j < n; j += kPanel, packed += k * kPanel) {
     const ptrdiff_t width = n - j < kPanel ? n - j : kPanel;
     // Blocks of 16 along k keep the rows being read and the lines being written in L1.

@@ -117,6 +117,78 @@ TFCORR_INLINE V minimum(V a, V b) {
   return a < b ? a : b;
 }
 
+// Lane permutations with constant patterns. `__builtin_shufflevector` is Clang's, and GCC's from version 12 on.
+#if defined(__clang__) || __GNUC__ >= 12
+#define TFCORR_SHUFFLE(mask_type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define TFCORR_SHUFFLE(mask_type, a, b, ...) __builtin_shuffle(a, b, mask_type{__VA_ARGS__})
+#endif
+
+// even_lanes(a, b) and odd_lanes(a, b) split the sequence a, b of pairs into first and second members.
+// sum_quarters(a, b, c, d): in every 128 bits, the four sums over these 128 bits of a, b, c and d.
+// fold(v): the sum of all 128-bit quarters, one Vec4.
+TFCORR_INLINE Vec4 even_lanes(Vec4 a, Vec4 b) { return TFCORR_SHUFFLE(IntVec4, a, b, 0, 2, 4, 6); }
+TFCORR_INLINE Vec4 odd_lanes(Vec4 a, Vec4 b) { return TFCORR_SHUFFLE(IntVec4, a, b, 1, 3, 5, 7); }
+TFCORR_INLINE Vec4 add_halves(Vec4 a, Vec4 b) {
+  return TFCORR_SHUFFLE(IntVec4, a, b, 0, 4, 1, 5) + TFCORR_SHUFFLE(IntVec4, a, b, 2, 6, 3, 7);
+}
+TFCORR_INLINE Vec4 add_pairs(Vec4 a, Vec4 b) {
+  return TFCORR_SHUFFLE(IntVec4, a, b, 0, 1, 4, 5) + TFCORR_SHUFFLE(IntVec4, a, b, 2, 3, 6, 7);
+}
+TFCORR_INLINE Vec4 fold(Vec4 v) { return v; }
+
+#if defined(__AVX2__) || defined(__AVX512F__)
+TFCORR_INLINE Vec8 even_lanes(Vec8 a, Vec8 b) { return TFCORR_SHUFFLE(IntVec8, a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
+TFCORR_INLINE Vec8 odd_lanes(Vec8 a, Vec8 b) { return TFCORR_SHUFFLE(IntVec8, a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
+TFCORR_INLINE Vec8 add_halves(Vec8 a, Vec8 b) {
+  return TFCORR_SHUFFLE(IntVec8, a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
+         TFCORR_SHUFFLE(IntVec8, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
+}
+TFCORR_INLINE Vec8 add_pairs(Vec8 a, Vec8 b) {
+  return TFCORR_SHUFFLE(IntVec8, a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
+         TFCORR_SHUFFLE(IntVec8, a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+}
+TFCORR_INLINE Vec4 fold(Vec8 v) {
+  Vec4 quarters[2];
+  __builtin_memcpy(quarters, &v, sizeof(v));
+  return quarters[0] + quarters[1];
+}
+#endif
+
+#if defined(__AVX512F__)
+TFCORR_INLINE Vec16 even_lanes(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+}
+TFCORR_INLINE Vec16 odd_lanes(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+TFCORR_INLINE Vec16 add_halves(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
+         TFCORR_SHUFFLE(IntVec16, a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+TFCORR_INLINE Vec16 add_pairs(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29) +
+         TFCORR_SHUFFLE(IntVec16, a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+TFCORR_INLINE Vec4 fold(Vec16 v) {
+  Vec8 halves[2];
+  __builtin_memcpy(halves, &v, sizeof(v));
+  return fold(halves[0] + halves[1]);
+}
+// The first eight lanes of a before those of b, and the last eight likewise.
+TFCORR_INLINE Vec16 first_halves(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+}
+TFCORR_INLINE Vec16 second_halves(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+}
+#endif
+
+template <class V>
+TFCORR_INLINE V sum_quarters(V a, V b, V c, V d) {
+  return add_pairs(add_halves(a, b), add_halves(c, d));
+}
+
 TFCORR_INLINE ptrdiff_t round_up(ptrdiff_t value, ptrdiff_t multiple) {
   return (value + multiple - 1) / multiple * multiple;
 }

@@ -1,0 +1,4 @@
+#if defined(__x86_64__)
+#define TFCORR_ISA avx512
+#include "deform_conv2d_kernel.inc"
+#endif  // __x86_64__
