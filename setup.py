@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent
 
 # Folder at the top level -> patterns of the files that an installed package carries (tfcorr/resources.py).
 DATA = {
-    "configs": ["**/*.yaml"],
+    "configs": ["**/*"],
     "custom_ops": [
         "*.cc",
         "*.h",
