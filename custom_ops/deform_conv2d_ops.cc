@@ -5,8 +5,6 @@
 #include <atomic>
 #include <cstdint>
 #include <cstdlib>
-#include <limits>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -288,9 +286,7 @@ class DeformOp : public OpKernel {
   static void InBlocks(OpKernelContext* context, int64_t count, int64_t block, const Work& work) {
     using tensorflow::thread::ThreadPool;
     ThreadPool* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-    pool->ParallelFor(
-        count, ThreadPool::SchedulingParams(ThreadPool::SchedulingStrategy::kFixedBlockSize, std::nullopt, block),
-        work);
+    pool->ParallelFor(count, ThreadPool::SchedulingParams::Fixed(block), work);
   }
 
   // Runs work(scratch, i) for i in [0, count). Each worker has its own `size` floats of scratch and takes the next i
