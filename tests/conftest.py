@@ -31,3 +31,56 @@ def nhwc(array: np.ndarray) -> np.ndarray:
 def hwio(kernel: np.ndarray) -> np.ndarray:
     """(O, I, kh, kw) -> (kh, kw, I, O)."""
     return np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory) -> Path:
+    """A model folder as `tfcorr train` writes it, of a small random model that uses its reference strongly.
+
+    Both extractors have the same weights, so that a patch matches its own copy with a score of 1; the
+    restorer's kernels are large enough for the reference to move the result by several percent.
+    """
+    import hashlib
+    import json
+
+    import keras
+
+    from tfcorr.refsr.model import C2Matching
+
+    architecture = {
+        "restorer": {
+            "features": 8,
+            "content_blocks": 1,
+            "blocks": [1, 1, 1],
+            "reference_levels": ["medium", "large"],
+            "offset_widths": [8, 8, 8],
+            "aggregated_widths": [8, 8, 8],
+            "deform_groups": 4,
+        },
+        "reference_features": "matcher",
+    }
+    model = C2Matching.from_architecture(architecture)
+    random = np.random.default_rng(7)
+    for weight in model.restorer.weights:
+        fan_in = float(np.prod(weight.shape[:-1]))
+        gain = 0.3 if "conv_offset_mask" in weight.path else 1.0
+        weight.assign(gain * random.normal(0, max(fan_in, 1.0) ** -0.5, weight.shape))
+    extractors = model.correspondence
+    extractors.input_extractor.set_weights(extractors.reference_extractor.get_weights())
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    folder.mkdir()
+    model.save_weights(folder / "model.weights.h5")
+    card = {
+        "name": "tiny",
+        "job": "super-resolution",
+        "architecture": architecture,
+        "licence": "Apache-2.0",
+        "checksums": {
+            "model.weights.h5": hashlib.sha256((folder / "model.weights.h5").read_bytes()).hexdigest()
+        },
+        "metrics": {"validation": {"psnr_y": 12.345}},
+        "confidence_threshold": 0.9,
+    }
+    keras.utils.clear_session()
+    (folder / "card.json").write_text(json.dumps(card))
+    return folder

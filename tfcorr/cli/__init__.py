@@ -72,9 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 on a failure, 2 on a wrong call that only the subcommand could see, 130 when
         interrupted. A wrong call that the parser sees raises `SystemExit(2)`, as argparse does.
     """
-    # Before TensorFlow is imported anywhere: its start-up notices are not for the users of a command.
+    # Before TensorFlow is imported anywhere: its notices are not for the users of a command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     args = build_parser().parse_args(argv)
     try:
         status = command_module(args.command).run(args)

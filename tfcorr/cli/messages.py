@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 
-__all__ = ["ProgressBar", "describe"]
+__all__ = ["ProgressBar", "describe", "start_tensorflow"]
 
 
 def describe(error: BaseException) -> str:
@@ -75,3 +76,24 @@ class ProgressBar:
     def _move(self, position: float) -> None:
         self._bar.n = position
         self._bar.refresh()
+
+
+def start_tensorflow() -> None:
+    """Imports TensorFlow (or what else Keras runs on) without the notices that it prints on the way.
+
+    It writes them to the file descriptor before its own log level holds, so that descriptor is turned away
+    for as long as the import lasts. With TFCORR_DEBUG they stay. An import that fails raises its error as
+    ever."""
+    if os.environ.get("TFCORR_DEBUG"):
+        import keras
+
+        return
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        import keras  # noqa: F401
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)

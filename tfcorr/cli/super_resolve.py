@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcorr.cli.arguments import byte_count, output_size, positive_int, scale_factor
-from tfcorr.cli.messages import ProgressBar, describe
+from tfcorr.cli.messages import ProgressBar, describe, start_tensorflow
 from tfcorr.cli.references import MOST_FROM_FOLDER, GivenReferences
 from tfcorr.errors import TfcorrError, UsageError
 
@@ -289,6 +289,7 @@ class _Batch:
 
 
 def _load(args: argparse.Namespace) -> SuperResolver:
+    start_tensorflow()
     from tfcorr.refsr.predictor import SuperResolver
 
     return SuperResolver.from_pretrained(

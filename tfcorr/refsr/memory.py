@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tfcorr.imaging.tiles import tile_for_budget
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerConfig
 
-__all__ = ["SMALLEST_REFERENCE_TILE", "SMALLEST_TILE", "MemoryPlan", "available_memory", "is_out_of_memory"]
+__all__ = ["MemoryPlan", "available_memory", "is_out_of_memory"]
 
-SMALLEST_TILE = 16
+SMALLEST_TILE = 32
 SMALLEST_REFERENCE_TILE = 64
-_LARGEST_TILE = 512
 _FLOAT = 4
 # Widths alive at once while conv1_2 of an extractor runs: image, relu1_1 (kept), conv1_2's output, its
 # workspace.
-_EXTRACTOR_WIDTHS = 3 + 64 + 64 + 64
+_EXTRACTOR_BYTES = (3 + 64 + 64 + 64) * _FLOAT
 _DESCRIPTOR_WIDTH = 256
 
 
@@ -49,23 +49,34 @@ class MemoryPlan:
         descriptors = 2 * _FLOAT * _DESCRIPTOR_WIDTH / FEATURE_STRIDES["relu3_1"] ** 2
         return cls(budget, restorer_bytes(model.restorer.config), math.ceil(features + descriptors))
 
-    @property
-    def tile(self) -> int:
-        """Side of the largest tile, in pixels of the input, overlap included."""
-        side = math.isqrt(max(1, self.budget // 2 // self.tile_bytes))
-        return min(max(side, SMALLEST_TILE), _LARGEST_TILE)
+    def tile(self, height: int, width: int) -> tuple[int, int]:
+        """The largest tile for an input: (height, width) in its pixels, overlaps included."""
+        budget = max(self.budget // 2, self.tile_bytes * SMALLEST_TILE**2)
+        return tile_for_budget(height, width, budget, self._tile_bytes, minimum=SMALLEST_TILE)
 
-    @property
-    def reference_tile(self) -> int:
-        """Side of the tiles that a reference's features are computed in, in its pixels; a multiple of 4."""
-        side = math.isqrt(max(1, self.budget // 4 // (_FLOAT * _EXTRACTOR_WIDTHS)))
-        return min(max(side, SMALLEST_REFERENCE_TILE), 1024) // 4 * 4
+    def reference_tile(self, height: int, width: int) -> tuple[int, int]:
+        """The largest tile to compute a reference's features in: (height, width) in its pixels."""
+        budget = max(self.budget // 4, _EXTRACTOR_BYTES * SMALLEST_REFERENCE_TILE**2)
+        # Multiples of 8 unless it is the whole reference, hence whole cells.
+        return tile_for_budget(height, width, budget, _extractor_bytes, minimum=SMALLEST_REFERENCE_TILE)
+
+    def smaller(self) -> MemoryPlan | None:
+        """The plan with half of the budget, or `None` if the smallest tiles are larger than that."""
+        half = replace(self, budget=self.budget // 2)
+        return half if half.budget // 2 >= self.tile_bytes * SMALLEST_TILE**2 else None
+
+    def _tile_bytes(self, height: int, width: int) -> int:
+        return height * width * self.tile_bytes
 
     @property
     def reference_pixels(self) -> int:
         """How many pixels all references may have together."""
         # Half of the budget; and twice the memory while the tiles of several maps are put together.
         return max(64 * 64, self.budget // 4 // self.reference_bytes)
+
+
+def _extractor_bytes(height: int, width: int) -> int:
+    return height * width * _EXTRACTOR_BYTES
 
 
 def restorer_bytes(config: RestorerConfig) -> int:

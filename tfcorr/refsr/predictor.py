@@ -24,18 +24,12 @@ import keras
 import numpy as np
 
 from tfcorr.errors import InputError
-from tfcorr.imaging import match_low_frequencies
+from tfcorr.imaging.color import match_low_frequencies
 from tfcorr.imaging.tiles import Canvas, Tile, plan_tiles
 from tfcorr.pretrained import ModelCard, load_super_resolution
 from tfcorr.refsr.extractor import FEATURE_WIDTHS
 from tfcorr.refsr.matching import pre_offsets
-from tfcorr.refsr.memory import (
-    SMALLEST_REFERENCE_TILE,
-    SMALLEST_TILE,
-    MemoryPlan,
-    available_memory,
-    is_out_of_memory,
-)
+from tfcorr.refsr.memory import MemoryPlan, available_memory, is_out_of_memory
 from tfcorr.refsr.model import C2Matching, References
 from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
 
@@ -280,19 +274,20 @@ class SuperResolver:
         sizes = tuple(image.shape[:2] for image in converted)
         converted = [whole_cells(image, _SMALLEST_REFERENCE) for image in converted]
 
-        def work(tile: int) -> References:
-            return self.model.assemble([self._extract_in_tiles(image, tile) for image in converted])
+        def work(plan: MemoryPlan) -> References:
+            tiles = [plan.reference_tile(*image.shape[:2]) for image in converted]
+            return self.model.assemble(list(map(self._extract_in_tiles, converted, tiles)))
 
-        state = _with_smaller_tiles(work, self._memory.reference_tile, SMALLEST_REFERENCE_TILE)
+        state = self._within_memory(work)
         return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes)
 
-    def _extract_in_tiles(self, image: np.ndarray, tile: int) -> dict:
+    def _extract_in_tiles(self, image: np.ndarray, tile: tuple[int, int]) -> dict:
         """Features of (H, W, 3), sides multiples of 4, as tensors (1, H / s, W / s, C) by name."""
         height, width = image.shape[:2]
-        if height <= tile and width <= tile:
+        if height <= tile[0] and width <= tile[1]:
             return self._extract(image[None])
         maps: dict[str, np.ndarray] = {}
-        for block in _blocks(height, width, tile):
+        for block in _blocks(height, width, *tile):
             window = block.widened(_REFERENCE_MARGIN, height, width)
             for name, feature in self._extract(image[None, window.rows, window.columns]).items():
                 feature = keras.ops.convert_to_numpy(feature)
@@ -311,14 +306,15 @@ class SuperResolver:
         height, width = rgb.shape[:2]
         rgb = padded(rgb, _SMALLEST_INPUT)
 
-        def work(tile: int) -> tuple[np.ndarray, _Field]:
-            blocks = _blocks(rgb.shape[0] - 2, rgb.shape[1] - 2, tile)
-            tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, tile // 2))
+        def work(plan: MemoryPlan) -> tuple[np.ndarray, _Field]:
+            tile = plan.tile(*rgb.shape[:2])
+            blocks = _blocks(rgb.shape[0] - 2, rgb.shape[1] - 2, *tile)
+            tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, min(tile) // 2))
             ticks.start_round(len(blocks) + len(tiles))
             field = self._match(rgb, references.state, blocks, ticks)
             return self._restore_tiles(rgb, references.state, field, tiles, ticks), field
 
-        upscaled, field = _with_smaller_tiles(work, self._memory.tile, SMALLEST_TILE)
+        upscaled, field = self._within_memory(work)
         return upscaled[: SCALE * height, : SCALE * width], field
 
     def _match(self, rgb: np.ndarray, references: References, blocks: list[_Window], ticks: _Ticks) -> _Field:
@@ -344,21 +340,39 @@ class SuperResolver:
         return field
 
     def _restore_tiles(
-        self, rgb: np.ndarray, references: References, field: _Field, tiles: Sequence[Tile], ticks: _Ticks
+        self, rgb: np.ndarray, references: References, field: _Field, tiles: tuple[Tile, ...], ticks: _Ticks
     ) -> np.ndarray:
         """Runs the restorer over blended tiles: (h, w, 3) -> float32 (4h, 4w, 3), not clamped."""
-        height, width = rgb.shape[:2]
         offsets = keras.ops.convert_to_numpy(pre_offsets(field.index[None], references.columns))
-        canvas = Canvas(height * SCALE, width * SCALE, 3)
-        for place in tiles:
-            rows, columns = slice(place.top, place.bottom), slice(place.left, place.right)
-            origin = np.array([place.top, place.left], np.int32)
+        canvas = Canvas(tiles, 3, SCALE)
+        for tile in tiles:
+            rows, columns = tile.window
+            origin = np.array([tile.rows.start, tile.columns.start], np.int32)
             # Offsets count from a cell's own place, which in the tile's grid is `origin` less.
             offset = offsets[:, rows, columns] + np.tile(origin.astype(np.float32), 9)
             upscaled = self._restore(rgb[None, rows, columns], references.features, offset, origin)
-            canvas.add(place, keras.ops.convert_to_numpy(upscaled)[0])
+            canvas.add(tile, keras.ops.convert_to_numpy(upscaled)[0])
             ticks.step()
-        return canvas.image()
+        return canvas.finish()
+
+    def _within_memory(self, work: Callable[[MemoryPlan], _T]) -> _T:
+        """Calls `work`, again from the start with half the budget each time that memory runs out.
+
+        Everything of a failed attempt is thrown away: no tile of it can end up in the result.
+        """
+        plan = self._memory
+        while True:
+            try:
+                return work(plan)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                smaller = plan.smaller()
+                if smaller is None:
+                    raise MemoryError(
+                        "out of memory even with the smallest tiles; smaller references may help"
+                    ) from error
+            plan = smaller
 
 
 @dataclass(frozen=True)
@@ -421,29 +435,13 @@ class _Ticks:
             self._report(self._finished * self._steps + self._done, self._rounds * self._steps)
 
 
-def _blocks(height: int, width: int, side: int) -> list[_Window]:
-    """Cuts an area into windows of at most `side` without overlap."""
+def _blocks(height: int, width: int, block_height: int, block_width: int) -> list[_Window]:
+    """Cuts an area into windows of at most this size, without overlap."""
     return [
-        _Window(top, min(top + side, height), left, min(left + side, width))
-        for top in range(0, height, side)
-        for left in range(0, width, side)
+        _Window(top, min(top + block_height, height), left, min(left + block_width, width))
+        for top in range(0, height, block_height)
+        for left in range(0, width, block_width)
     ]
-
-
-def _with_smaller_tiles(work: Callable[[int], _T], tile: int, smallest: int) -> _T:
-    """Calls `work(tile)`, again from the start with half the tile each time that memory runs out."""
-    while True:
-        try:
-            return work(tile)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            if tile <= smallest:
-                raise MemoryError(
-                    f"out of memory even with tiles of {tile}x{tile} pixels; smaller references may help"
-                ) from error
-        # Everything of the attempt is gone: no tile of it can end up in the result.
-        tile = max(smallest, tile // 2)
 
 
 def _compiled(function: Callable, shape: tuple):
