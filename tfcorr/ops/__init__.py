@@ -5,6 +5,16 @@ SavedModel that uses them can be loaded afterwards. Where they are missing nothi
 implementation serves, and `implementations()` tells why.
 """
 
-from tfcorr.ops.library import implementations, load
+import sys
 
-load()
+import keras
+
+from tfcorr.ops.deform_conv import deform_conv2d
+from tfcorr.ops.library import implementations, load
+from tfcorr.ops.match_patches import Matches, match_patches
+
+__all__ = ["Matches", "deform_conv2d", "implementations", "match_patches"]
+
+# With another backend TensorFlow is not imported for it, unless it is there already.
+if keras.backend.backend() == "tensorflow" or "tensorflow" in sys.modules:
+    load()
