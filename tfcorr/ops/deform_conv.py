@@ -3,8 +3,8 @@
 One public function, :func:`deform_conv2d`, over two implementations: the compiled op (`custom_ops/`) and the
 portable one of :mod:`tfcorr.ops.deform_conv_portable`.
 
-Convention: positions and offsets are (y, x) in pixels of the input, pixel centres at whole numbers, (0, 0) the first
-pixel; stride, dilation and padding pairs are (y, x) too.
+Convention: positions and offsets are (y, x) in pixels of the input, pixel centres at whole numbers, (0, 0)
+the first pixel; stride, dilation and padding pairs are (y, x) too.
 """
 
 from __future__ import annotations
@@ -39,39 +39,42 @@ def deform_conv2d(
 
     For the output pixel p = (oy, ox) and the kernel's points k = (ky, kx),
 
-        output[p] = bias + sum_k kernel[k] . (mask_k[p] * x(p * strides - pad + k * dilation_rate + offset_k[p]))
+        output[p] = bias + sum_k kernel[k] . (mask_k[p] * x(position_k[p]))
+        position_k[p] = p * strides - (top, left) + k * dilation_rate + offset_k[p]
 
-    where x(y, x) is the bilinear sample, and the channels of x fall into `deform_groups` groups of neighbours with
-    their own offset and mask. A sample counts only if -1 < y < H and -1 < x < W, and each corner outside of x reads
-    as 0. Elsewhere (NaN and infinite offsets are elsewhere) its value and all of its gradients are 0. At whole
-    numbers the gradient for the offset is that of the cell below and to the right.
+    where x(y, x) is the bilinear sample, and the channels of x fall into `deform_groups` groups of
+    neighbours with their own offset and mask. A sample counts only if -1 < y < H and -1 < x < W, and each
+    corner outside of x reads as 0. Elsewhere (NaN and infinite offsets are elsewhere) its value and all of
+    its gradients are 0. At whole numbers the gradient for the offset is that of the cell below and to the
+    right.
 
-    Differentiable once for x, kernel, offset, mask and bias. The compiled op has no second derivative, and XLA cannot
-    compile it.
+    Differentiable once for x, kernel, offset, mask and bias. The compiled op has no second derivative, and
+    XLA cannot compile it.
 
     Args:
         x: (B, H, W, C), float32 or bfloat16.
         kernel: (kh, kw, C, O), dtype of x.
-        offset: (B, Ho, Wo, deform_groups * kh * kw * 2), float32 whatever the dtype of x, because bfloat16 cannot
-            hold pixel 257.5. Last axis (group, ky, kx, [dy, dx]), in pixels of x.
+        offset: (B, Ho, Wo, deform_groups * kh * kw * 2), float32 whatever the dtype of x, because bfloat16
+            cannot hold pixel 257.5. Last axis (group, ky, kx, [dy, dx]), in pixels of x.
         mask: (B, Ho, Wo, deform_groups * kh * kw), dtype of x: a factor for each sample. None: all 1.
         bias: (O,), dtype of x. None: zeros.
         strides: a whole number or a pair (y, x), at least 1.
-        padding: `"same"` and `"valid"` as TensorFlow understands them, or `((top, bottom), (left, right))` pixels.
+        padding: `"same"` and `"valid"` as TensorFlow understands them, or `((top, bottom), (left, right))`
+            pixels.
         dilation_rate: a whole number or a pair (y, x), at least 1.
         deform_groups: groups of channels with their own offsets; divides C.
-        output_size: None: Ho and Wo follow from x, strides and padding, as for an ordinary convolution. (Ho, Wo):
-            the grid is free, and x may have any size. `padding="same"` then means that of an input of
-            (Ho, Wo) * strides: half of the kernel's extent for stride 1.
-        implementation: `"custom"` (compiled), `"reference"` (`keras.ops`, any backend, converts to TFLite with
-            built-in operators), or None for the default, see :func:`tfcorr.ops.implementations`.
+        output_size: None: Ho and Wo follow from x, strides and padding, as for an ordinary convolution.
+            (Ho, Wo): the grid is free, and x may have any size. `padding="same"` then means that of an
+            input of (Ho, Wo) * strides: half of the kernel's extent for stride 1.
+        implementation: `"custom"` (compiled), `"reference"` (`keras.ops`, any backend, converts to TFLite
+            with built-in operators), or None for the default, see :func:`tfcorr.ops.implementations`.
 
     Returns:
         (B, Ho, Wo, O), dtype of x. Sums are float32.
 
     Raises:
-        ValueError: for shapes that do not fit together, for other dtypes, and for strides, padding, dilation_rate or
-            deform_groups outside of their ranges; the message tells the shapes.
+        ValueError: for shapes that do not fit together, for other dtypes, and for strides, padding,
+            dilation_rate or deform_groups outside of their ranges; the message tells the shapes.
         tfcorr.errors.TfcorrError: where `"custom"` is asked for and is not there.
     """
     operation = DeformConv2DOperation(
@@ -119,7 +122,8 @@ class Geometry:
         return both // 2, both - both // 2
 
     def output_size(self, axis: int, size: int, taps: int) -> int:
-        """Output size along an axis for an input of `size`, not for a free grid; 0 if the kernel does not fit."""
+        """Output size along an axis for an input of `size`; 0 if the kernel does not fit. Not for a free
+        grid."""
         room = size + sum(self.pad(axis, size, taps)) - ((taps - 1) * self.dilation_rate[axis] + 1)
         return 0 if room < 0 else room // self.strides[axis] + 1
 
@@ -139,7 +143,7 @@ class DeformConv2DOperation(keras.Operation):
         implementation: str | None = None,
     ):
         super().__init__()
-        if output_size is not None and not (isinstance(output_size, (tuple, list)) and len(output_size) == 2):
+        if output_size is not None and not _is_pair(output_size):
             raise ValueError(f"output_size must be None or a pair (height, width), got {output_size!r}.")
         if isinstance(deform_groups, bool) or not isinstance(deform_groups, int) or deform_groups < 1:
             raise ValueError(f"deform_groups must be a whole number of at least 1, got {deform_groups!r}.")
@@ -234,7 +238,9 @@ class DeformConv2DOperation(keras.Operation):
             ("bias", bias, dtype),
         ):
             if tensor is not None and (seen := keras.backend.standardize_dtype(tensor.dtype)) != wanted:
-                raise ValueError(f"deform_conv2d expects {name} of dtype {wanted} with x of {dtype}, got {seen}.")
+                raise ValueError(
+                    f"deform_conv2d expects {name} of dtype {wanted} with x of {dtype}, got {seen}."
+                )
 
 
 def standardize_pair(value, name: str) -> tuple[int, int]:
@@ -247,7 +253,7 @@ def standardize_pair(value, name: str) -> tuple[int, int]:
     Raises:
         ValueError: for anything else.
     """
-    pair = (value, value) if isinstance(value, int) else tuple(value) if isinstance(value, (tuple, list)) else ()
+    pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
     if len(pair) != 2 or any(isinstance(v, bool) or not isinstance(v, int) or v < 1 for v in pair):
         raise ValueError(f"{name} must be one or two whole numbers of at least 1, got {value!r}.")
     return pair
@@ -259,15 +265,17 @@ def standardize_padding(padding) -> str | tuple[tuple[int, int], tuple[int, int]
     Raises:
         ValueError: for anything else.
     """
-    if isinstance(padding, str):
-        if padding.lower() in ("same", "valid"):
-            return padding.lower()
-    elif isinstance(padding, (tuple, list)) and len(padding) == 2:
-        if all(isinstance(side, (tuple, list)) and len(side) == 2 for side in padding):
-            values = [v for side in padding for v in side]
-            if all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
-                return tuple(padding[0]), tuple(padding[1])
+    if isinstance(padding, str) and padding.lower() in ("same", "valid"):
+        return padding.lower()
+    if _is_pair(padding) and all(_is_pair(side) for side in padding):
+        values = [v for side in padding for v in side]
+        if all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in values):
+            return tuple(padding[0]), tuple(padding[1])
     raise ValueError(f'padding must be "same", "valid" or ((top, bottom), (left, right)), got {padding!r}.')
+
+
+def _is_pair(value) -> bool:
+    return isinstance(value, (tuple, list)) and len(value) == 2
 
 
 def known_size(size) -> int | None:

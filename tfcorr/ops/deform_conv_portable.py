@@ -1,7 +1,7 @@
-"""Modulated deformable convolution in `keras.ops`: any backend, differentiable, built-in TFLite operators only.
+"""Modulated deformable convolution in `keras.ops`, for any backend and for TFLite's built-in operators.
 
-The output is computed in tiles of pixels, so that the gathered samples of one tile are all that is ever held beyond
-inputs and outputs (in training, TensorFlow keeps those of all tiles for the gradient).
+The output is computed in tiles of pixels, so that the gathered samples of one tile are all that is ever
+held beyond inputs and outputs (in training, TensorFlow keeps those of all tiles for the gradient).
 """
 
 import keras
@@ -81,7 +81,8 @@ def portable_deform_conv2d(x, kernel, offset, mask, bias, geometry):
     inputs = [ops.arange(pixels, dtype="int32"), ops.reshape(offset, (-1, samples * 2))]
     if mask is not None:
         inputs.append(ops.reshape(ops.cast(mask, "float32"), (-1, samples)))
-    output = _in_tiles(convolve, inputs, pixels, max(1, _TILE_SIZE // (samples * channels // groups)), outputs)
+    tile = max(1, _TILE_SIZE // (kh * kw * channels))
+    output = _in_tiles(convolve, inputs, pixels, tile, outputs)
     if bias is not None:
         output = output + ops.cast(bias, "float32")
     return ops.cast(ops.reshape(output, (batch, out_height, out_width, outputs)), dtype)
@@ -149,8 +150,11 @@ def _in_tiles(function, inputs, rows, tile: int, outputs: int):
 
 
 def _map(function, inputs, shape):
-    """`keras.ops.map` to tiles of a known shape. Under TensorFlow without its probe of the first tile, which costs a
-    tile's time and fails where there is none."""
+    """`keras.ops.map` for results of a known shape.
+
+    Under TensorFlow without its probe of the first tile, which costs a tile's time and fails where there is
+    none.
+    """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
