@@ -1,17 +1,19 @@
 """Typed configuration: one schema for every YAML file in ``configs/``.
 
-A file names its ``stage`` (``matcher``, ``restorer`` or ``evaluate``); each stage is a frozen dataclass below.
-Unknown keys and wrong types are refused with the path of the key::
+A file names its ``stage`` (``matcher``, ``restorer`` or ``evaluate``); each stage is a frozen dataclass
+below. Unknown keys and wrong types are refused with the path of the key::
 
     matcher_cpu.yaml: data.crop: expected int, got 'abc'
     matcher_cpu.yaml: train.lerning_rate: unknown key, did you mean 'learning_rate'?
 
-Numbers that come from a paper stand in the YAML files, each beside its section; the defaults here are neutral.
-The module reads files and nothing else: below it, functions take plain arguments or one of these dataclasses.
+Numbers that come from a paper stand in the YAML files, each beside its section; the defaults here are
+neutral. The module reads files and nothing else: below it, functions take plain arguments or one of these
+dataclasses.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -69,10 +71,11 @@ class PairSource:
 class HomographySampling:
     """How the reference of a matcher sample is warped (section 3.5).
 
-    ``published`` moves the corners of a square somewhere at or beyond the centre of the image, each coordinate
-    by up to ``jitter`` pixels; what lies outside of the crop is black. ``wide`` is centred on the crop: a
-    rotation within +-``rotation`` degrees, a scale within ``scale``, a shift within +-``shift`` and corners moved
-    by up to ``perspective`` (both shares of the side); what lies outside of the crop comes from the photo.
+    ``published`` moves the corners of a square somewhere at or beyond the centre of the image, each
+    coordinate by up to ``jitter`` pixels; what lies outside of the crop is black. ``wide`` is centred on
+    the crop: a rotation within +-``rotation`` degrees, a scale within ``scale``, a shift within +-``shift``
+    and corners moved by up to ``perspective`` (both shares of the side); what lies outside of the crop
+    comes from the photo.
     """
 
     kind: Literal["published", "wide"] = "wide"
@@ -85,7 +88,8 @@ class HomographySampling:
 
 @dataclass(frozen=True)
 class Photometric:
-    """Photometric changes of the reference side; each is drawn with ``probability`` and up to its strength."""
+    """Photometric changes of the reference side; each is drawn with ``probability`` and up to its
+    strength."""
 
     probability: float = 0.0
     brightness: float = 0.1
@@ -120,7 +124,8 @@ class SingleImages:
 
 @dataclass(frozen=True)
 class RestorerData:
-    """Pairs for the restoration network. ``crop`` is the side of the input patch, ``patch`` of the reference."""
+    """Pairs for the restoration network. ``crop`` is the side of the input patch, ``patch`` of the
+    reference."""
 
     pairs: tuple[PairSource, ...]
     exclude: tuple[PhotoRule, ...] = ()
@@ -144,7 +149,8 @@ class MatcherValidation:
 
 @dataclass(frozen=True)
 class RestorerValidation:
-    """Held-out pairs on which the restorer is measured; with ``only``, both photos of a pair are in its rules."""
+    """Held-out pairs on which the restorer is measured; with ``only``, both photos of a pair are in its
+    rules."""
 
     pairs: tuple[PairSource, ...]
     only: tuple[PhotoRule, ...] = ()
@@ -167,7 +173,8 @@ class LearningRate:
 
 @dataclass(frozen=True)
 class Training:
-    """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their path."""
+    """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their
+    path."""
 
     steps: int
     batch: int
@@ -195,13 +202,17 @@ class MatcherLoss:
     minimum_positions: int = 128
     border: float = 10.0
     negatives: Literal["matched", "all"] = "matched"
+    triplet_weight: float = 1.0
+    contrastive_weight: float = 0.0
+    temperature: float = 0.07
 
 
 @dataclass(frozen=True)
 class MatcherConfig:
-    """Contrastive correspondence network (section 3.1). ``input_side`` is what the input branch sees: the reduced
-    and enlarged image (``upsampled``, the student's setting) or the image itself (``image``, the teacher's).
-    ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained matcher."""
+    """Contrastive correspondence network (section 3.1). ``input_side`` is what the input branch sees: the
+    reduced and enlarged image (``upsampled``, the student's setting) or the image itself (``image``, the
+    teacher's). ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained
+    matcher."""
 
     stage: Literal["matcher"]
     name: str
@@ -220,9 +231,9 @@ class MatcherConfig:
 
 @dataclass(frozen=True)
 class RestorerConfig:
-    """Restoration network (sections 3.3 and 3.4) over the fixed correspondence network in the folder ``matcher``.
-    ``model`` holds its sizes, see `tfcorr.refsr.model.C2Matching.from_architecture`; ``vgg_weights`` (``imagenet`` or a
-    file) is read if these ask for VGG19's reference features."""
+    """Restoration network (sections 3.3 and 3.4) over the fixed correspondence network in the folder
+    ``matcher``. ``model`` holds its sizes, see `tfcorr.refsr.model.C2Matching.from_architecture`;
+    ``vgg_weights`` (``imagenet`` or a file) is read if these ask for VGG19's reference features."""
 
     stage: Literal["restorer"]
     name: str
@@ -241,17 +252,18 @@ class RestorerConfig:
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """A benchmark: pairs, a model, and which references it is given."""
+    """A benchmark: pairs, a model, and which references it is given; ``memory`` is in bytes, for its
+    tiles."""
 
     stage: Literal["evaluate"]
     model: str
     pairs: PairSource
     output: str
-    references: tuple[Literal["true", "unrelated", "none", "lr"], ...] = ("true",)
+    references: tuple[Literal["true", "unrelated", "none"], ...] = ("true",)
     unrelated_path: str = "{unrelated}"
     border: int = 4
     limit: int | None = None
-    memory: str | None = None
+    memory: int | None = None
     data_root: str | None = None
 
 
@@ -268,8 +280,8 @@ def find_config(name: str | os.PathLike) -> Path:
     """The file that a name on the command line means.
 
     Args:
-        name: a path, or a path relative to the ``configs`` folder that ships with the package; ``.yaml`` may be
-            left out there.
+        name: a path, or a path relative to the ``configs`` folder that ships with the package; ``.yaml``
+            may be left out there.
 
     Returns:
         The path of an existing file.
@@ -387,10 +399,8 @@ def _read(expected: Any, value: Any, path: str) -> Any:
 def _read_scalar(expected: type, value: Any, path: str) -> Any:
     if expected is float and isinstance(value, str):
         # YAML 1.1 reads 1e-4, which has no dot, as text.
-        try:
+        with contextlib.suppress(ValueError):
             value = float(value)
-        except ValueError:
-            pass
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):

@@ -68,7 +68,8 @@ def test_published_sampling():
     matrices = [sample_homography(np.random.default_rng(i), 160, sampling) for i in range(400)]
     origin = np.array([warped_positions(m, 1, 1)[0, 0] for m in matrices])
     last = np.array([warped_positions(m, 40, 40)[-1, -1] for m in matrices])
-    # Measured on the published code over 3000 draws: 20 pixels rms at the top-left corner, 4 at the bottom-right.
+    # Measured on the published code over 3000 draws: 20 pixels rms at the top-left corner, 4 at the
+    # bottom-right.
     assert 15 < np.sqrt(np.mean(origin**2)) < 26
     assert 3 < np.sqrt(np.mean((last - 156) ** 2)) < 6
     kept = [matching_cells(warped_positions(m, 40, 40), (160, 160))[1].sum() for m in matrices]

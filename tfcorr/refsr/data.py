@@ -1,8 +1,9 @@
 """Training samples as tf.data: matcher samples (section 3.1, 3.5) and restorer pairs (section 3.5, 4).
 
-Every batch is a pure function of the seed and its number: sample j of batch k has a random generator of its own,
-made of (seed, k, j), and items are visited in a permutation made of (seed, epoch). A run that goes on at step k
-therefore sees the batches that it would have seen, and the number of parallel workers changes nothing.
+Every batch is a pure function of the seed and its number: sample j of batch k has a random generator of its
+own, made of (seed, k, j), and items are visited in a permutation made of (seed, epoch). A run that goes on
+at step k therefore sees the batches that it would have seen, and the number of parallel workers changes
+nothing.
 
 Images are RGB, float32 in [0, 1]. The degradation is Pillow's antialiased bicubic reduction by 4 of the 8-bit
 image, rounded to 8 bits (`tfcorr.imaging.downscale`).
@@ -109,10 +110,11 @@ class Samples:
 class MatcherSamples(Samples):
     """Crops, their reduced and enlarged versions, and homography-warped references (section 3.1).
 
-    A sample has, with c the side of the crop: ``image`` (c, c, 3), the sharp crop; ``upsampled`` (c, c, 3), the crop
-    after x1/4 and x4 bicubic, what the student's input branch sees; ``reference`` (c, c, 3), the crop warped (and, if
-    asked for, photometrically changed); ``target`` (c/4 * c/4, 2) int32, the cell (y, x) of the reference that each
-    feature cell of the crop matches, and ``valid`` (c/4 * c/4,) bool, whether it lies well within the reference.
+    A sample has, with c the side of the crop: ``image`` (c, c, 3), the sharp crop; ``upsampled`` (c, c, 3),
+    the crop after x1/4 and x4 bicubic, what the student's input branch sees; ``reference`` (c, c, 3), the
+    crop warped (and, if asked for, photometrically changed); ``target`` (c/4 * c/4, 2) int32, the cell (y,
+    x) of the reference that each feature cell of the crop matches, and ``valid`` (c/4 * c/4,) bool, whether
+    it lies well within the reference.
 
     Args:
         images: paths of photos; those with a side below ``crop`` are enlarged to it.
@@ -172,10 +174,11 @@ class MatcherSamples(Samples):
 class RestorerSamples(Samples):
     """Low-resolution patches, references and the truth (section 3.5).
 
-    A sample has ``lr`` (crop/4, crop/4, 3), ``hr`` (crop, crop, 3) and ``reference`` (patch, patch, 3). Input and
-    reference are flipped and transposed together. Pairs with positions are cut there; of pairs without, photos of
-    other sizes give a random input crop and the reference patch at the same relative place, except that folder pairs
-    (the layout of CUFED) are resized to the patch, aspect ignored, as published.
+    A sample has ``lr`` (crop/4, crop/4, 3), ``hr`` (crop, crop, 3) and ``reference`` (patch, patch, 3).
+    Input and reference are flipped and transposed together. Pairs with positions are cut there; of pairs
+    without, photos of other sizes give a random input crop and the reference patch at the same relative
+    place, except that folder pairs (the layout of CUFED) are resized to the patch, aspect ignored, as
+    published.
 
     Args:
         pairs: see `tfcorr.refsr.photos.find_pairs`.
@@ -311,9 +314,9 @@ def change_photometry(image: np.ndarray, rng: np.random.Generator, strength: Pho
     Args:
         image: (H, W, 3) float32 in [0, 1].
         rng: the source of randomness; the number of draws does not depend on which changes happen.
-        strength: ``brightness``, the largest shift; ``contrast``, ``gamma`` and ``colour``, the largest relative change
-            (the last one a channel); ``blur``, the largest standard deviation in pixels; ``noise``, the largest
-            standard deviation.
+        strength: ``brightness``, the largest shift; ``contrast``, ``gamma`` and ``colour``, the largest
+            relative change (the last one a channel); ``blur``, the largest standard deviation in pixels;
+            ``noise``, the largest standard deviation.
 
     Returns:
         A new array of the same kind, or ``image`` itself if ``strength.probability`` is 0.
@@ -353,7 +356,7 @@ def _corner(image: np.ndarray, size: int, rng: np.random.Generator | None) -> tu
 
 
 def _same_place(at: tuple[int, int], image: np.ndarray, reference: np.ndarray, size: int) -> tuple[int, int]:
-    """The corner in ``reference`` whose square has its centre at the same share of the sides as in ``image``."""
+    """The corner in ``reference`` of the square whose centre has the same relative place as in ``image``."""
     centres = ((a + size / 2) / side for a, side in zip(at, image.shape, strict=False))
     return tuple(round(c * side - size / 2) for c, side in zip(centres, reference.shape, strict=False))
 

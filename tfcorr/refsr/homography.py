@@ -1,7 +1,8 @@
 """Synthetic homographies: the image pairs with known correspondences that train the matcher (section 3.5).
 
 Convention: matrices are 3x3, float64, and map homogeneous pixels ``(x, y, 1)`` of the image to pixels of the
-warped reference, pixel centres at whole numbers (OpenCV's rule). Arrays of positions are ``(y, x)``, as everywhere.
+warped reference, pixel centres at whole numbers (OpenCV's rule). Arrays of positions are ``(y, x)``, as
+everywhere.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def _wide(rng: np.random.Generator, size: int, sampling: HomographySampling) -> 
 def warp(image: np.ndarray, matrix: np.ndarray, size: int) -> np.ndarray:
     """Warp an image; pixel p of the result is the image at ``inverse(matrix) p``.
 
-    Linear interpolation, black outside of the image; where the warp reduces the image, its pixels are averaged.
+    Linear interpolation, black outside of the image; where the warp reduces the image, its pixels are
+    averaged.
 
     Args:
         image: (H, W, 3) uint8 or float32.

@@ -1,11 +1,11 @@
-"""Which photos and pairs of photos there are: folders, globs, CSV lists, exclusion rules, and a cache of pixels."""
+"""Which photos and pairs of photos there are: folders, globs, CSV lists, exclusion rules, and a cache of
+pixels."""
 
 from __future__ import annotations
 
 import csv
 import glob
 import logging
-import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +13,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
 from tfcorr.config import PairSource, PhotoRule, resolve_data_path
 from tfcorr.errors import TfcorrError
+from tfcorr.imaging.depth import convert_depth
+from tfcorr.imaging.errors import ImageError
+from tfcorr.imaging.files import read_image
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +47,16 @@ class Pair:
 class PhotoCache:
     """Decoded photos by path, uint8 RGB, kept in memory. Safe to use from several threads.
 
-    A file that is missing or cannot be decoded is named once in the log, remembered in `bad`, and given as None.
+    A file that is missing or cannot be decoded is named once in the log, remembered in `bad`, and given as
+    None.
+
+    Args:
+        keep: how many photos are kept, the latest ones; None keeps all.
     """
 
-    def __init__(self):
+    def __init__(self, keep: int | None = None):
         self.bad: dict[Path, str] = {}
+        self._keep = keep
         self._pixels: dict[Path, np.ndarray] = {}
         self._lock = threading.Lock()
 
@@ -61,17 +68,18 @@ class PhotoCache:
             if path in self.bad:
                 return None
         try:
-            with Image.open(path) as image:
-                pixels = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
-            reason = "missing" if isinstance(error, FileNotFoundError) else str(error)
+            pixels = convert_depth(read_image(path).pixels, np.uint8)
+        except ImageError as error:
             with self._lock:
-                first = path not in self.bad
-                self.bad[path] = reason
-            if first:
-                logger.warning("%s: skipped (%s)", path, reason)
+                if path not in self.bad:
+                    self.bad[path] = str(error)
+                    logger.warning("skipped: %s", error)
             return None
+        if pixels.shape[2] == 1:
+            pixels = np.repeat(pixels, 3, axis=2)
         with self._lock:
+            if self._keep is not None and len(self._pixels) >= self._keep:
+                self._pixels.pop(next(iter(self._pixels)))
             return self._pixels.setdefault(path, pixels)
 
 
@@ -198,8 +206,8 @@ def _folder_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
     common = sorted(inputs.keys() & references.keys())
     if not common:
         raise DataError(
-            f"{source.input_dir} ({len(inputs)} images) and {source.reference_dir} ({len(references)} images) "
-            "have no file name in common"
+            f"{source.input_dir} ({len(inputs)} images) and {source.reference_dir} "
+            f"({len(references)} images) have no file name in common"
         )
     return [Pair(inputs[n].parent.name, inputs[n], references[n], None, None, {}) for n in common]
 
@@ -212,8 +220,3 @@ def at_least(image: np.ndarray, side: int) -> np.ndarray:
     scale = side / min(height, width)
     size = (max(side, round(width * scale)), max(side, round(height * scale)))
     return cv2.resize(image, size, interpolation=cv2.INTER_CUBIC)
-
-
-def existing(paths: Iterable[Path]) -> set[Path]:
-    """Those paths that are files."""
-    return {path for path in set(paths) if os.path.isfile(path)}

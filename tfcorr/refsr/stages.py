@@ -130,6 +130,9 @@ def _matcher(config: MatcherConfig, report: Callable):
         safe_radius=config.loss.safe_radius,
         minimum_positions=config.loss.minimum_positions,
         negatives=config.loss.negatives,
+        triplet_weight=config.loss.triplet_weight,
+        contrastive_weight=config.loss.contrastive_weight,
+        temperature=config.loss.temperature,
         input_side=config.input_side,
     )
     return network, trainer, training, validation, cache.bad
@@ -217,7 +220,8 @@ def confidence_threshold(model: C2Matching, dataset, share: float = 0.95) -> flo
 
     Args:
         model: whose matcher is asked.
-        dataset: batches with ``lr`` and ``reference``; each input is matched with the reference of its neighbour.
+        dataset: batches with ``lr`` and ``reference``; each input is matched with the reference of its
+            neighbour.
         share: of the scores with unrelated references that lie below the threshold.
 
     Returns:

@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 from keras import ops
 
+from tfcorr.refsr.contrastive import contrastive_loss
 from tfcorr.refsr.extractor import CorrespondenceNetwork
 from tfcorr.refsr.losses import reconstruction_loss, triplet_margin_loss
 from tfcorr.refsr.model import C2Matching
@@ -25,6 +26,10 @@ class _Trainer(keras.Model):
     def __init__(self, measured: tuple[str, ...], **kwargs):
         super().__init__(**kwargs)
         self._means = {name: keras.metrics.Mean(name=name) for name in measured}
+
+    def build(self, input_shape=None):
+        # The network came built; `fit` would otherwise look for shapes to build it from.
+        self.built = True
 
     @property
     def metrics(self):
@@ -55,14 +60,18 @@ class MatcherTrainer(_Trainer):
     """Trains a contrastive correspondence network with the triplet margin loss (section 3.1, eq. 1 to 3).
 
     A step reports ``loss``, the mean squared distances ``positive`` (eq. 2) and ``negative`` (eq. 3) of unit
-    descriptors, and ``accuracy``, the share of positions whose nearest reference descriptor is at most one cell off.
+    descriptors, and ``accuracy``, the share of positions whose nearest reference descriptor is at most one
+    cell off.
 
     Args:
         network: trained in place.
         margin: m of eq. 1.
         safe_radius: T of eq. 3, in cells.
         minimum_positions: samples with fewer kept positions do not count.
-        negatives: ``matched`` or ``all``, where eq. 3 searches, see `tfcorr.refsr.losses.triplet_margin_loss`.
+        negatives: ``matched`` or ``all``, where eq. 3 searches, see
+            `tfcorr.refsr.losses.triplet_margin_loss`.
+        triplet_weight: of the paper's loss.
+        contrastive_weight, temperature: of `tfcorr.refsr.contrastive.contrastive_loss`.
         input_side: ``upsampled``, the reduced and enlarged image (the student), or ``image`` (the teacher).
     """
 
@@ -74,6 +83,9 @@ class MatcherTrainer(_Trainer):
         safe_radius: float,
         minimum_positions: int = 128,
         negatives: str = "matched",
+        triplet_weight: float = 1.0,
+        contrastive_weight: float = 0.0,
+        temperature: float = 0.07,
         input_side: str = "upsampled",
         **kwargs,
     ):
@@ -83,6 +95,9 @@ class MatcherTrainer(_Trainer):
         self.safe_radius = safe_radius
         self.minimum_positions = minimum_positions
         self.negatives = negatives
+        self.triplet_weight = triplet_weight
+        self.contrastive_weight = contrastive_weight
+        self.temperature = temperature
         self.input_side = input_side
 
     def call(self, inputs, training=None):
@@ -102,8 +117,14 @@ class MatcherTrainer(_Trainer):
             minimum_positions=self.minimum_positions,
             negatives=self.negatives,
         )
-        names = ("loss", "positive", "negative", "accuracy")
-        return {name: getattr(terms, name) for name in names}
+        values = {name: getattr(terms, name) for name in ("positive", "negative", "accuracy")}
+        loss = self.triplet_weight * terms.loss
+        if self.contrastive_weight:
+            values["contrastive"] = contrastive_loss(
+                query, reference, data["target"], data["valid"], temperature=self.temperature
+            )
+            loss = loss + self.contrastive_weight * values["contrastive"]
+        return {"loss": loss, **values}
 
     def measures_of(self, data):
         values = self.losses_of(data, training=False)
@@ -113,10 +134,11 @@ class MatcherTrainer(_Trainer):
 class RestorerTrainer(_Trainer):
     """Trains a restoration network with the mean absolute error (section 3.4, eq. 10); the matcher is fixed.
 
-    A step reports ``loss`` and, over all levels, ``offset_mean`` and ``offset_max``: absolute values of the learned
-    offsets, without the pre-offsets, in cells of their level. An evaluation reports ``psnr_y`` and ``gain``, the
-    decibels over bicubic upsampling (Y channel of the 8-bit images, border 4, mean over the patches), and
-    ``gain_reference``, the decibels over the same model that is given the reference of another patch of the batch.
+    A step reports ``loss`` and, over all levels, ``offset_mean`` and ``offset_max``: absolute values of the
+    learned offsets, without the pre-offsets, in cells of their level. An evaluation reports ``psnr_y`` and
+    ``gain``, the decibels over bicubic upsampling (Y channel of the 8-bit images, border 4, mean over the
+    patches), and ``gain_reference``, the decibels over the same model that is given the reference of
+    another patch of the batch.
 
     Args:
         model: its `restorer` is trained in place.
@@ -126,7 +148,8 @@ class RestorerTrainer(_Trainer):
         super().__init__(("psnr_y", "gain", "gain_reference"), **kwargs)
         self.model = model
         self._bicubic = BicubicUpsampling(4, quantize=True, dtype="float32")
-        self._learned: list = []
+        # The learned offsets of the step that is being traced; None while nobody asks for them.
+        self._learned: list | None = None
         for level in model.restorer.levels.values():
             if level.reference_width is not None:
                 self._watch(level.dyn_agg)
@@ -137,8 +160,9 @@ class RestorerTrainer(_Trainer):
 
         def predict_and_note(feature, pre_offset):
             offset, mask = predict(feature, pre_offset)
-            repeated = ops.concatenate([pre_offset] * aggregation.deform_groups, axis=-1)
-            self._learned.append(ops.abs(ops.stop_gradient(offset) - repeated))
+            if self._learned is not None:
+                repeated = ops.concatenate([pre_offset] * aggregation.deform_groups, axis=-1)
+                self._learned.append(ops.abs(ops.stop_gradient(offset) - repeated))
             return offset, mask
 
         aggregation.predict_offset_mask = predict_and_note
@@ -147,13 +171,12 @@ class RestorerTrainer(_Trainer):
         return self.model({"lr": inputs["lr"], "reference": inputs["reference"]}, training=training)
 
     def losses_of(self, data, training):
-        self._learned.clear()
-        loss = reconstruction_loss(data["hr"], self(data, training=training))
-        values = {"loss": loss}
-        if self._learned:
-            values["offset_mean"] = ops.mean(ops.stack([ops.mean(o) for o in self._learned]))
-            values["offset_max"] = ops.max(ops.stack([ops.max(o) for o in self._learned]))
-        self._learned.clear()
+        self._learned = []
+        values = {"loss": reconstruction_loss(data["hr"], self(data, training=training))}
+        learned, self._learned = list(self._learned), None
+        if learned:
+            values["offset_mean"] = ops.mean(ops.stack([ops.mean(o) for o in learned]))
+            values["offset_max"] = ops.max(ops.stack([ops.max(o) for o in learned]))
         return values
 
     def measures_of(self, data):

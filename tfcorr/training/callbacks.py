@@ -5,11 +5,12 @@ All of them count in optimiser steps, which a resumed run continues. `RunState` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,8 +78,8 @@ class DivergenceGuard(keras.callbacks.Callback):
 
     Args:
         state: of the run.
-        max_offset: largest mean of the learned offsets' absolute value, in cells of their level; the log names it
-            ``offset_mean``.
+        max_offset: largest mean of the learned offsets' absolute value, in cells of their level; the log
+            names it ``offset_mean``.
     """
 
     def __init__(self, state: RunState, max_offset: float):
@@ -96,17 +97,17 @@ class DivergenceGuard(keras.callbacks.Callback):
         offset = float(logs.get("offset_mean", 0.0))
         if offset > self.max_offset:
             raise TrainingError(
-                f"step {self.state.step}: the learned offsets explode, their mean is {offset:.0f} cells (limit "
-                f"{self.max_offset:.0f}, train.max_offset). Lower the learning rate of the offset branches "
-                "(train.multipliers) and go on from the last checkpoint"
+                f"step {self.state.step}: the learned offsets explode, their mean is {offset:.0f} cells "
+                f"(limit {self.max_offset:.0f}, train.max_offset). Lower the learning rate of the offset "
+                "branches (train.multipliers) and go on from the last checkpoint"
             )
 
 
 class Log(keras.callbacks.Callback):
     """A line on the screen and in ``log.jsonl``, and TensorBoard scalars, every ``every`` steps.
 
-    Values are means over the steps since the last line; ``offset_max`` is the largest of them. Without the package
-    tensorboard there are no event files, which is said once.
+    Values are means over the steps since the last line; ``offset_max`` is the largest of them. Without the
+    package tensorboard there are no event files, which is said once.
 
     Args:
         state: of the run.
@@ -263,27 +264,26 @@ class Validation(keras.callbacks.Callback):
             save_checkpoint(self.folder / BEST, self.model, self.state.saved())
 
 
-class averaged_weights:  # noqa: N801 - a context manager, used like a function
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
     """Puts an averaging optimiser's weights into a model for the length of a ``with`` block."""
-
-    def __init__(self, model: keras.Model):
-        self.model = model
-        self.active = bool(model.optimizer.use_ema) and int(model.optimizer.iterations) > 0
-
-    def __enter__(self):
-        if self.active:
-            variables = self.model.trainable_variables
-            self._kept = [keras.ops.convert_to_numpy(v) for v in variables]
-            self.model.optimizer.finalize_variable_values(variables)
-
-    def __exit__(self, *exception):
-        if self.active:
-            for variable, value in zip(self.model.trainable_variables, self._kept, strict=True):
-                variable.assign(value)
+    if not model.optimizer.use_ema:
+        yield
+        return
+    variables = model.trainable_variables
+    # Copies: `convert_to_numpy` may be a view of a variable that is about to change.
+    kept = [np.array(v) for v in variables]
+    model.optimizer.finalize_variable_values(variables)
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, kept, strict=True):
+            variable.assign(value)
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes ``last.npz`` every ``every`` steps and at the end of training, whatever ended it but an error."""
+    """Writes ``last.npz`` every ``every`` steps and at the end of training, whatever ended it but an
+    error."""
 
     def __init__(self, state: RunState, folder: Path, every: int):
         super().__init__()
@@ -308,8 +308,8 @@ class Checkpoints(keras.callbacks.Callback):
 class Stop(keras.callbacks.Callback):
     """Ends training after the current step on SIGINT, SIGTERM, or after ``max_minutes`` of this session.
 
-    `RunState.stopped` then says why. The previous signal handlers come back when training ends; a second signal
-    while the first is being obeyed does what it always did.
+    `RunState.stopped` then says why. The previous signal handlers come back when training ends; a second
+    signal while the first is being obeyed does what it always did.
     """
 
     def __init__(self, state: RunState, max_minutes: float | None):

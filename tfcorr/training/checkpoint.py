@@ -1,4 +1,5 @@
-"""Checkpoints: one NPZ file with weights, optimiser state and where the run stands, written beside and renamed."""
+"""Checkpoints: one NPZ file with weights, optimiser state and where the run stands, written beside and
+renamed."""
 
 from __future__ import annotations
 
@@ -70,7 +71,8 @@ def load_checkpoint(path: str | os.PathLike, model: keras.Model) -> dict[str, An
         The saved state.
 
     Raises:
-        CheckpointError: not a checkpoint, or one of another architecture or optimiser; names the first difference.
+        CheckpointError: not a checkpoint, or one of another architecture or optimiser; names the first
+        difference.
     """
     state = read_state(path)
     variables = _variables(model)

@@ -70,8 +70,8 @@ def run_fit(
 ) -> RunState:
     """Train to the last step, from the folder's checkpoint if there is one.
 
-    Interrupted and continued, a run sees the same batches and ends with the same weights as in one go (up to the
-    order of floating-point sums).
+    Interrupted and continued, a run sees the same batches and ends with the same weights as in one go (up
+    to the order of floating-point sums).
 
     Args:
         trainer: built, not compiled; its ``train_step`` takes a batch.
@@ -145,7 +145,7 @@ def _resume(path: Path, trainer: keras.Model, fresh: RunState) -> RunState:
     saved = load_checkpoint(path, trainer)
     if saved["config"] != fresh.config:
         raise CheckpointError(
-            f"{path}: written with another configuration ({saved['config']}, now {fresh.config}); choose another run "
-            "folder (run=...) or delete this one"
+            f"{path}: written with another configuration ({saved['config']}, now {fresh.config}); "
+            "choose another run folder (run=...) or delete this one"
         )
     return RunState(**saved)

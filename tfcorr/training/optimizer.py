@@ -16,7 +16,8 @@ from tfcorr.errors import TfcorrError
 class Schedule(keras.optimizers.schedules.LearningRateSchedule):
     """Learning rate at a step (from 0); see `tfcorr.config.LearningRate` for the arguments.
 
-    Milestones act from the following step: with a milestone at 100, step 100, the 101st, is the first slower one.
+    Milestones act from the following step: with a milestone at 100, step 100, the 101st, is the first
+    slower one.
 
     Args:
         steps: the last step of the cosine; not used by ``constant``.
@@ -64,8 +65,8 @@ class GroupedAdam(keras.optimizers.Adam):
     Scaling gradients would change nothing, as Adam divides by their size; here the update itself is scaled.
 
     Args:
-        multipliers: part of a variable's path -> factor of its learning rate; a variable takes the first that fits.
-        **kwargs: as for `keras.optimizers.Adam`.
+        multipliers: part of a variable's path -> factor of its learning rate; a variable takes the first
+            that fits. **kwargs: as for `keras.optimizers.Adam`.
 
     Raises:
         TfcorrError: (when built) a part that is in no variable's path.
@@ -106,7 +107,8 @@ def make_optimizer(
         rate: the learning rate.
         steps: of the whole run.
         multipliers: see `GroupedAdam`.
-        ema: momentum of a moving average of the weights, which `finalize_variable_values` puts in their place.
+        ema: momentum of a moving average of the weights, which `finalize_variable_values` puts in their
+            place.
         clip_norm: largest norm of the whole gradient.
     """
     schedule = Schedule(

@@ -1,0 +1,54 @@
+"""`tfcorr evaluate`: a benchmark's table, printed and written as JSON."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_parser", "run"]
+
+_DESCRIPTION = """\
+Measures a model on pairs of photographs: PSNR and SSIM of the Y channel beside bicubic interpolation, with
+the pair's reference, an unrelated one, or none, as the configuration says. Means stand with their standard
+errors.
+"""
+
+_EPILOG = """\
+examples:
+  tfcorr evaluate refsr/evaluate_albums data_root=/data
+  tfcorr evaluate refsr/evaluate_albums data_root=/data model=runs/mine/model limit=10 'references=["true"]'
+
+Scores of single images are kept beside the output, so that an interrupted evaluation goes on. The exit
+status is 1 when a file could not be read.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Registers the subcommand."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="a benchmark's table, printed and written as JSON",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that ships")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="values that replace those of the file, keys dotted"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates; returns 1 when a pair had to be skipped."""
+    from tfcorr.config import ConfigError, load_config
+
+    config = load_config(args.config, args.overrides)
+    if config.stage != "evaluate":
+        raise ConfigError(f"{args.config}: stage {config.stage} is no evaluation; use `tfcorr train`")
+    from tfcorr.refsr.evaluation import run_benchmark, table
+
+    result = run_benchmark(config, report=lambda line: print(line, flush=True))
+    print(table(result))
+    print(f"written to {config.output}")
+    for reason in result["skipped"].values():
+        print(f"skipped: {reason}")
+    return 1 if result["skipped"] else 0
