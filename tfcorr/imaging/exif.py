@@ -134,7 +134,7 @@ def _read(block: bytes, kind: int, position: int, order: str) -> int:
 
 
 def _write(block: bytearray, kind: int, position: int, order: str, value: int) -> None:
-    """Overwrites a SHORT or LONG; a value that does not fit, or another type, is left alone."""
-    code = {_SHORT: "H", _LONG: "I"}.get(kind)
-    if code is not None and value < 1 << (8 * struct.calcsize(order + code)):
+    """Overwrites a SHORT or LONG; where the value does not fit, or of another type, nothing is changed."""
+    code, size = {_SHORT: ("H", 2), _LONG: ("I", 4)}.get(kind, ("", 0))
+    if value < 1 << (8 * size) and position + size <= len(block):
         struct.pack_into(order + code, block, position, value)
