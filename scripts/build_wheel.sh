@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 set_up ""
-"$python" -m tfcorr.ops.build >&2
+ls tfcorr/ops/_lib/*/_tfcorr_ops.so >/dev/null || die "a wheel needs the compiled operations"
 output=${1:-dist}
 mkdir -p "$output"
 

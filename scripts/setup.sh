@@ -85,11 +85,11 @@ build_ops() {
     fi
     command -v bazel >/dev/null || say "no Bazel here: the compiler ($compiler) is called directly"
     say "building the operations"
-    if "$python" -m tfcorr.ops.build >&2; then
+    if "$python" -m tfcorr doctor --build >&2; then
         mkdir -p "${stamp%/*}"
         printf '%s\n' "$state" >"$stamp"
     else
-        say "the operations could not be built (see above): the portable ones serve; they are slower"
+        say "there are problems (see above); operations that were not built are served by portable ones, slower"
     fi
 }
 

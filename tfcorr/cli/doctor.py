@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 
+from tfcorr.cli.messages import start_tensorflow
 from tfcorr.errors import TfcorrError, UsageError
 
 __all__ = ["add_parser", "run"]
@@ -71,6 +72,7 @@ def _build(args: argparse.Namespace) -> str | None:
         print(line, file=sys.stderr, flush=True)
 
     try:
+        start_tensorflow()
         from tfcorr.ops.build import build
 
         result = build(args.tool, force=args.force, progress=tell)
