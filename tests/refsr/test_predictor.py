@@ -65,9 +65,10 @@ def test_dtypes_agree(upscaler):
     np.testing.assert_allclose(as_16bit / 65535, as_float, atol=1e-4)
 
 
-def test_dark_16bit_stays_dark(upscaler):
-    dark = np.full((9, 9, 3), 200, np.uint16)  # below 256: a guess by values would take it for 8 bits
-    assert upscaler.upscale(dark).max() < 2000
+def test_dark_16bit_is_not_taken_for_8_bits(upscaler):
+    dark = texture(9, 9).astype(np.uint16)  # no value above 255
+    as_float = upscaler.upscale(dark / np.float32(65535))
+    np.testing.assert_allclose(upscaler.upscale(dark) / 65535, as_float, atol=1e-4)
 
 
 def test_greyscale_comes_back_as_it_was(upscaler):

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -276,7 +276,11 @@ class SuperResolver:
 
         def work(plan: MemoryPlan) -> References:
             tiles = [plan.reference_tile(*image.shape[:2]) for image in converted]
-            return self.model.assemble(list(map(self._extract_in_tiles, converted, tiles)))
+            state = self.model.assemble(list(map(self._extract_in_tiles, converted, tiles)))
+            # Brought to the restorer's dtype once, not for each tile again.
+            dtype = self.model.restorer.compute_dtype
+            features = {name: keras.ops.cast(map_, dtype) for name, map_ in state.features.items()}
+            return replace(state, features=features)
 
         state = self._within_memory(work)
         return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes)

@@ -1,0 +1,166 @@
+import json
+import shutil
+
+import pytest
+
+import tfcorr.pretrained as pretrained
+from tfcorr.pretrained import (
+    ModelError,
+    available_models,
+    file_states,
+    find_model,
+    load_super_resolution,
+    quality_summary,
+    read_card,
+    verify,
+)
+
+
+@pytest.fixture
+def folder(tiny_model_folder, tmp_path):
+    """A copy of the model folder that a test may damage."""
+    return shutil.copytree(tiny_model_folder, tmp_path / "saved_models" / "tiny")
+
+
+@pytest.fixture
+def installed(folder, monkeypatch):
+    """The copy's parent stands in for the folder of the models that ship."""
+    monkeypatch.setattr(pretrained, "models_dirs", lambda: [folder.parent])
+    return folder
+
+
+def edit(folder, **changes):
+    card = json.loads((folder / "card.json").read_text())
+    card.update(changes)
+    (folder / "card.json").write_text(json.dumps({k: v for k, v in card.items() if v is not None}))
+
+
+def test_a_good_folder_loads(folder):
+    model, card = load_super_resolution(folder)
+    assert card.name == "tiny"
+    assert card.confidence_threshold == 0.9
+    assert card.size == (folder / "model.weights.h5").stat().st_size
+    assert file_states(card) == {"model.weights.h5": "ok"}
+    assert model.architecture["restorer"]["features"] == 8
+    with pytest.raises(ValueError, match="float64"):
+        load_super_resolution(folder, precision="float64")
+
+
+def test_changed_weights_are_refused_by_name(folder):
+    weights = folder / "model.weights.h5"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(
+        ModelError, match=r"model\.weights\.h5: its SHA-256 is [0-9a-f]{64}, but the model's card"
+    ):
+        load_super_resolution(folder)
+    assert file_states(read_card(folder)) == {"model.weights.h5": "mismatch"}
+
+
+def test_missing_weights_are_named(folder):
+    (folder / "model.weights.h5").unlink()
+    with pytest.raises(ModelError, match=r"model\.weights\.h5: missing"):
+        verify(read_card(folder))
+    assert file_states(read_card(folder)) == {"model.weights.h5": "missing"}
+
+
+def test_weights_have_to_be_in_the_checksums(folder):
+    edit(folder, checksums={})
+    with pytest.raises(ModelError, match=r"does not name model\.weights\.h5"):
+        load_super_resolution(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "not valid JSON"),
+        ('{"name": "tiny"', "not valid JSON: .* line 1 column"),
+        ("[1]", "expected a JSON object, found list"),
+        ("[" * 100_000, "not a model card|not valid JSON"),
+        ("{}", "field 'checksums' is missing"),
+    ],
+)
+def test_cards_that_are_no_cards(folder, text, message):
+    (folder / "card.json").write_text(text)
+    with pytest.raises(ModelError, match=message) as error:
+        read_card(folder)
+    assert str(folder / "card.json") in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_card_that_is_no_text(folder):
+    (folder / "card.json").write_bytes(b"\x89PNG\xff\xfe")
+    with pytest.raises(ModelError, match="not a text file in UTF-8"):
+        read_card(folder)
+    (folder / "card.json").write_bytes(b" " * (2 << 20))
+    with pytest.raises(ModelError, match="2097152 bytes long"):
+        read_card(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": 3}, "'name' is 3, expected a text"),
+        ({"job": None}, "field 'job' is missing"),
+        ({"architecture": "light"}, "'architecture' is \"light\", expected an object"),
+        ({"confidence_threshold": 1.5}, "'confidence_threshold' is 1.5"),
+        ({"confidence_threshold": True}, "'confidence_threshold' is true"),
+        ({"confidence_threshold": float("nan")}, "'confidence_threshold' is nan"),
+        ({"default": 1}, "'default' is 1, expected true or false"),
+        ({"checksums": {"../weights.h5": "0" * 64}}, "names '../weights.h5', expected the name of a file"),
+        ({"checksums": {"model.weights.h5": "abc"}}, "no SHA-256"),
+    ],
+)
+def test_fields_of_the_wrong_kind(folder, changes, message):
+    edit(folder, **changes)
+    with pytest.raises(ModelError, match=message):
+        read_card(folder)
+
+
+def test_architecture_that_cannot_be_built(folder):
+    edit(folder, architecture={"restorer": "huge"})
+    with pytest.raises(ModelError, match="'architecture' cannot be built: unknown restorer 'huge'"):
+        load_super_resolution(folder)
+    edit(folder, architecture={"restorer": "compact"})
+    with pytest.raises(ModelError, match=r"model\.weights\.h5: no weights of the architecture"):
+        load_super_resolution(folder)
+
+
+def test_finding(installed, tmp_path, monkeypatch):
+    assert find_model("tiny").folder == installed
+    assert find_model(installed).folder == installed
+    assert find_model(str(installed)).folder == installed
+    assert find_model().folder == installed
+    with pytest.raises(ModelError, match="no model is called 'huge'; there is: tiny"):
+        find_model("huge")
+    with pytest.raises(ModelError, match="a model for super-resolution, expected one for matching"):
+        find_model("tiny", job="matching")
+    with pytest.raises(ModelError, match="not a model folder"):
+        find_model(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match=r"card\.json is missing"):
+        find_model(tmp_path / "empty")
+
+    second = shutil.copytree(installed, installed.parent / "second")
+    with pytest.raises(ModelError, match="name the model for super-resolution: second, tiny"):
+        find_model()
+    edit(second, default=True)
+    assert find_model().folder == second
+    cards, problems = available_models()
+    assert [card.folder.name for card in cards] == ["second", "tiny"]
+    assert problems == []
+    (second / "card.json").write_text("{")
+    cards, problems = available_models()
+    assert [card.folder.name for card in cards] == ["tiny"]
+    assert "second" in problems[0]
+
+    monkeypatch.setattr(pretrained, "models_dirs", lambda: [tmp_path / "empty"])
+    with pytest.raises(ModelError, match="no model for super-resolution is installed"):
+        find_model()
+
+
+def test_quality_on_one_line():
+    metrics = {"validation": {"psnr_y": 30.9123, "ok": True, "ssim_y": 0.87}, "note": "x", "a": 1, "b": 2}
+    assert quality_summary(metrics) == "validation psnr_y 30.91, validation ssim_y 0.87, a 1"
+    assert quality_summary({}) == ""
