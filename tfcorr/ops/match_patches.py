@@ -68,7 +68,10 @@ def match_patches(query, reference, *, patch_size: int = 3, implementation: str 
         tfcorr.errors.TfcorrError: where `"custom"` is asked for and is not there.
     """
     operation = MatchPatches(patch_size=patch_size, implementation=implementation)
-    return Matches(*operation(query, reference))
+    if keras.backend.is_keras_tensor(query) or keras.backend.is_keras_tensor(reference):
+        return Matches(*operation(query, reference))
+    # Without Keras' wrapping, which would bury what an error says under the arguments' values.
+    return Matches(*operation.call(query, reference))
 
 
 @keras.saving.register_keras_serializable(package="tfcorr")

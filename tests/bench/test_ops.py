@@ -1,0 +1,125 @@
+"""tfcorr bench ops on tiny maps: that it measures what it says, not how fast anything is."""
+
+import json
+import time
+
+import numpy as np
+import pytest
+
+from tfcorr import cli
+from tfcorr.bench import measure, ops, peers, worker, workloads
+from tfcorr.bench.workloads import DeformCase, MatchCase
+from tfcorr.ops import deform_conv2d, implementations, match_patches
+
+needs_custom = pytest.mark.skipif(
+    implementations()["match_patches"]["implementation"] != "custom", reason="no compiled op"
+)
+TINY = MatchCase(7, 8, 4)
+
+
+def test_rounds_are_interleaved():
+    order = []
+    calls = {name: lambda name=name: order.append(name) for name in "abc"}
+    times = measure.interleaved_times(calls, repeats=2)
+    assert order == [*"abc", *"abc", *"bca"]  # warm-up, then two rounds
+    assert {name: len(seconds) for name, seconds in times.items()} == dict.fromkeys("abc", 2)
+
+
+def test_times_are_seconds():
+    times = measure.interleaved_times({"sleep": lambda: time.sleep(0.05)}, repeats=2)
+    assert all(0.05 <= seconds < 1 for seconds in times["sleep"])
+
+
+def test_peak_memory_counts_what_is_freed_again():
+    def call():
+        np.ones(8_000_000)  # 64 MB, gone before the call returns
+
+    assert 60e6 < measure.peak_memory_growth(call) < 80e6
+
+
+@pytest.mark.parametrize("case", [TINY, DeformCase(5, 6, 8, "far", gradients=True)])
+def test_cases_survive_the_way_to_another_process(case):
+    assert workloads.from_record(json.loads(json.dumps(workloads.to_record(case)))) == case
+
+
+def test_output_bytes():
+    case = DeformCase(5, 6, 8, gradients=True)
+    data = case.data()
+    assert case.output_bytes == data["x"].nbytes + sum(array.nbytes for array in data.values())
+    assert DeformCase(5, 6, 8).output_bytes == data["x"].nbytes
+    assert TINY.output_bytes == 2 * 4 * 5 * 6
+
+
+def test_far_offsets_point_into_the_map():
+    data = DeformCase(40, 30, 8, "far").data()
+    offset = data["offset"].reshape(40, 30, -1, 2)
+    position = np.stack(np.indices((40, 30)), -1)[:, :, None] + offset
+    assert np.mean((position > -4) & (position < [44, 34])) > 0.99
+    assert np.abs(offset).mean() > 8
+
+
+def test_onnxruntime_computes_the_same():
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    case = DeformCase(9, 7, 16, "far")
+    data = case.data()
+    expected = deform_conv2d(**data, deform_groups=workloads.DEFORM_GROUPS, implementation="reference")
+    (found,) = peers.prepare(case, data, threads=1)()
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_torch_computes_the_same(monkeypatch):
+    pytest.importorskip("torch")
+    monkeypatch.setattr(peers, "_FILTERS", 7)
+    data = TINY.data()
+    expected = match_patches(**data, implementation="reference")
+    index, score = peers.prepare(TINY, data, threads=1)()
+    np.testing.assert_array_equal(index, expected.index)
+    np.testing.assert_allclose(score, expected.score, atol=1e-6)
+
+
+def test_missing_peer_is_told(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    with pytest.raises(peers.PeerUnavailableError, match=r"torch is not installed .*tfcorr\[bench\]"):
+        peers.prepare(TINY, TINY.data(), threads=1)
+
+
+def test_command(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(ops, "QUICK_CASES", (TINY,))
+    target = tmp_path / "figures.json"
+    arguments = ["--quick", "--no-memory", "--repeats", "2", "--threads", "1", "--json", str(target)]
+    assert cli.main(["bench", "ops", *arguments]) == 0
+    table = capsys.readouterr().out
+    result = json.loads(target.read_text())
+    assert result["settings"] == {"repeats": 2, "threads": 1, "quick": True}
+    assert result["gemm_gflops"] > 0
+    assert "reference" in {row["implementation"] for row in result["rows"]}
+    for row in result["rows"]:
+        assert row["label"] in table
+        assert len(row["times_s"]) == 2 and 0 < row["fastest_s"] <= row["median_s"]
+        assert row["difference"] == 0 and row["gemm_share"] > 0
+        if row["implementation"] == "custom":
+            assert row["ratio"] == 1
+    assert len(result["rows"]) + len(result["notes"]) == 3
+    for note in result["notes"]:
+        assert f"left out: {note}" in table
+
+
+@pytest.mark.parametrize("implementation", ["reference", pytest.param("custom", marks=needs_custom)])
+def test_matching_never_holds_the_correlation_volume(implementation):
+    case = MatchCase(72, 72, 4)  # the volume would take 72**4 floats, 107 MB
+    assert worker.memory(case, implementation, threads=2)["extra_bytes"] < 60e6
+
+
+@pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--threads", "-1"], ["train"]])
+def test_wrong_calls(arguments, capsys):
+    with pytest.raises(SystemExit) as error:
+        cli.main(["bench", *arguments])
+    assert error.value.code == 2
+    assert "usage: tfcorr bench" in capsys.readouterr().err
+
+
+def test_wrong_settings():
+    for arguments in ({"repeats": 0}, {"threads": 0}):
+        with pytest.raises(ValueError, match="must be at least 1"):
+            ops.run(**arguments)

@@ -1,0 +1,82 @@
+"""Times and memory of callables: interleaved rounds, and the growth of a process's peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# Libraries keep their threads spinning for a moment after a call, in case another comes; no contestant shall
+# run beside the leftovers of the one before.
+_PAUSE_SECONDS = 0.02
+
+
+def interleaved_times(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
+    """Times several callables in rounds, so that other load on the machine hits all of them alike.
+
+    Each is called once to warm up; then every round calls each of them once, in turn from another start.
+
+    Args:
+        calls: the callables by name; each returns when its work is done.
+        repeats: the number of rounds.
+
+    Returns:
+        Seconds by name, one number per round.
+    """
+    for call in calls.values():
+        call()
+    names = list(calls)
+    times: dict[str, list[float]] = {name: [] for name in names}
+    for round_number in range(repeats):
+        shift = round_number % len(names)
+        for name in names[shift:] + names[:shift]:
+            time.sleep(_PAUSE_SECONDS)
+            start = time.perf_counter()
+            result = calls[name]()
+            times[name].append(time.perf_counter() - start)
+            del result
+    return times
+
+
+def peak_memory_growth(call: Callable[[], Any]) -> int:
+    """Bytes by which the resident memory of this process grows at most while `call` runs.
+
+    To be used in a process of its own, with all inputs resident, after a small call that made the libraries
+    start their threads. Linux tells the peak since a reset; elsewhere the peak of the process' whole life
+    stands in, which counts too little if it was higher before.
+
+    Args:
+        call: what to measure. Its result counts as growth.
+    """
+    gc.collect()
+    _return_free_memory()
+    before = _status_bytes("VmRSS")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
+    before = _life_peak() if before is None else before
+    call()
+    peak = _status_bytes("VmHWM")
+    return max((_life_peak() if peak is None else peak) - before, 0)
+
+
+def _return_free_memory() -> None:
+    """Gives freed memory back to the system, or a call that uses it again would seem to need none."""
+    with contextlib.suppress(OSError, AttributeError):  # there is no such function outside of glibc
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _status_bytes(field: str) -> int | None:
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
+
+
+def _life_peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
