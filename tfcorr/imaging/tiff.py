@@ -47,11 +47,11 @@ class Header:
       bits: bits of each sample.
       sample_format: tag 339 (1 unsigned, 2 signed, 3 floating point, 4 undefined).
       photometric: tag 262 (0 white is zero, 1 black is zero, 2 RGB, 3 palette, 5 CMYK, ...).
-      compression: tag 259.
+      compression, predictor: tags 259 and 317.
       planar: whether each channel is stored by itself.
       extra: what the samples beyond the colours are (tag 338); empty if the file does not say.
       more_pages: whether a second directory follows.
-      end_of_data: position behind the last byte of samples.
+      strips, tiles: (position, bytes) of each piece of the samples; a file has one kind.
       icc_profile, exif, xmp, dpi: as in `Picture`; `exif` holds the descriptive tags only.
     """
 
@@ -61,14 +61,21 @@ class Header:
     sample_format: int
     photometric: int
     compression: int
+    predictor: int
     planar: bool
     extra: tuple[int, ...]
     more_pages: bool
-    end_of_data: int
+    strips: tuple[tuple[int, int], ...]
+    tiles: tuple[tuple[int, int], ...]
     icc_profile: bytes | None
     exif: bytes | None
     xmp: bytes | None
     dpi: tuple[float, float] | None
+
+    @property
+    def end_of_data(self) -> int:
+        """Position behind the last byte of samples."""
+        return max((start + size for start, size in self.strips + self.tiles), default=0)
 
     @property
     def is_deep(self) -> bool:
@@ -99,11 +106,10 @@ def read_header(file: BinaryIO) -> Header:
     samples = directory.get(_SAMPLES, 1)
     if len(bits) < samples:
         bits = bits[:1] * samples
-    ends = [
-        offset + size
+    strips, tiles = (
+        tuple(zip(directory.get(offsets, ()), directory.get(sizes, ()), strict=False))
         for offsets, sizes in ((_STRIP_OFFSETS, _STRIP_SIZES), (_TILE_OFFSETS, _TILE_SIZES))
-        for offset, size in zip(directory.get(offsets, ()), directory.get(sizes, ()), strict=False)
-    ]
+    )
     formats = directory.get(_FORMAT, (_UINT,))
     return Header(
         width=int(directory[_WIDTH]),
@@ -112,10 +118,12 @@ def read_header(file: BinaryIO) -> Header:
         sample_format=formats[0] if len(set(formats)) == 1 else 0,
         photometric=directory.get(_PHOTOMETRIC, _BLACK_IS_ZERO),
         compression=directory.get(_COMPRESSION, _NO_COMPRESSION),
+        predictor=directory.get(_PREDICTOR, 1),
         planar=directory.get(_PLANAR, 1) == 2,
         extra=tuple(directory.get(_EXTRA, ())),
         more_pages=bool(directory.next),
-        end_of_data=max(ends, default=0),
+        strips=strips,
+        tiles=tiles,
         icc_profile=directory.get(_ICC),
         exif=_descriptive_exif(file),
         xmp=directory.get(_XMP),
@@ -281,13 +289,11 @@ def _deflate(strip: np.ndarray) -> bytes:
 
 def _inflate(data: bytes, header: Header) -> np.ndarray | None:
     """Samples (H, W, C) of a file in strips, plain or deflated; None for any other layout."""
-    directory = _directory(io.BytesIO(data))
-    predictor = directory.get(_PREDICTOR, 1)
     if (
         header.compression not in (_NO_COMPRESSION, _DEFLATE, _OLD_DEFLATE)
-        or predictor not in (1, _HORIZONTAL)
-        or (predictor == _HORIZONTAL and header.sample_format == _FLOAT)
-        or _STRIP_OFFSETS not in directory
+        or header.predictor not in (1, _HORIZONTAL)
+        or (header.predictor == _HORIZONTAL and header.sample_format == _FLOAT)
+        or header.tiles
     ):
         return None
     dtype = np.dtype(np.uint16 if header.bits[0] == 16 else np.float32)
@@ -295,12 +301,12 @@ def _inflate(data: bytes, header: Header) -> np.ndarray | None:
     needed = header.height * header.width * channels * dtype.itemsize
     content = bytearray()
     try:
-        for offset, size in zip(directory[_STRIP_OFFSETS], directory[_STRIP_SIZES], strict=True):
+        for offset, size in header.strips:
             strip = data[offset : offset + size]
             if header.compression != _NO_COMPRESSION:
                 strip = zlib.decompressobj().decompress(strip, needed - len(content) + 1)
             content += strip
-    except (zlib.error, ValueError):
+    except zlib.error:
         return None
     if len(content) != needed:
         return None
@@ -309,7 +315,7 @@ def _inflate(data: bytes, header: Header) -> np.ndarray | None:
         samples = samples.reshape(channels, header.height, header.width).transpose(1, 2, 0)
     else:
         samples = samples.reshape(header.height, header.width, channels)
-    return np.cumsum(samples, axis=1, dtype=dtype) if predictor == _HORIZONTAL else samples
+    return np.cumsum(samples, axis=1, dtype=dtype) if header.predictor == _HORIZONTAL else samples
 
 
 def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
