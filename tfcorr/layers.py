@@ -135,8 +135,8 @@ class DeformConv2D(keras.layers.Layer):
                 regularizer=self.bias_regularizer,
                 constraint=self.bias_constraint,
             )
-        # One convolution for both: per sample an offset (dy, dx), then the mask's logits. It computes in float32
-        # under every policy, since bfloat16 would round an offset of 10 pixels to sixteenths.
+        # One convolution for both: per sample an offset (dy, dx), then the mask's logits. It computes in
+        # float32 under every policy, since bfloat16 would round an offset of 10 pixels to sixteenths.
         self.offset_conv = keras.layers.Conv2D(
             self._samples * (3 if self.modulated else 2),
             self.kernel_size,
