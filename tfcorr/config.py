@@ -212,7 +212,7 @@ class MatcherConfig:
     """Contrastive correspondence network (section 3.1). ``input_side`` is what the input branch sees: the
     reduced and enlarged image (``upsampled``, the student's setting) or the image itself (``image``, the
     teacher's). ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained
-    matcher."""
+    matcher. ``licence``, of the weights, and ``data_licences`` are for the model's card."""
 
     stage: Literal["matcher"]
     name: str
@@ -227,6 +227,7 @@ class MatcherConfig:
     input_side: Literal["upsampled", "image"] = "upsampled"
     data_root: str | None = None
     licence: str = "research use"
+    data_licences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ class RestorerConfig:
     vgg_weights: str = "imagenet"
     data_root: str | None = None
     licence: str = "research use"
+    data_licences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ _FREE = (
     "run",
     "data_root",
     "licence",
+    "data_licences",
     "train.max_minutes",
     "train.log_every",
     "train.checkpoint_every",
@@ -235,6 +236,11 @@ def confidence_threshold(model: C2Matching, dataset, share: float = 0.95) -> flo
     return float(np.clip(np.quantile(np.concatenate([s.ravel() for s in scores]), share), 0, 1))
 
 
+def _portable(command: Sequence[str]) -> str:
+    """The command as it would be typed elsewhere: where the data lay is no one's business."""
+    return shlex.join(word for word in command if not word.startswith("data_root="))
+
+
 def save_model(
     config: MatcherConfig | RestorerConfig,
     model: keras.Model,
@@ -273,8 +279,9 @@ def save_model(
         "checksums": {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)},
         "metrics": {"validation": state.metrics} if state.metrics else {},
         "training": {
-            "command": shlex.join(command),
-            "config": dataclasses.asdict(config.data),
+            "command": _portable(command),
+            "data": dataclasses.asdict(config.data),
+            "data_licences": config.data_licences,
             "loss": dataclasses.asdict(config.loss) if matcher else "mean absolute error",
             "settings": dataclasses.asdict(config.train),
             "seed": state.seed,
