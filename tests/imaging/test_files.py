@@ -78,8 +78,8 @@ def test_every_mode_in_every_format(tmp_path, mode, suffix):
     if mode == "I;16":
         image = Image.fromarray(smooth()[..., 0].astype(np.uint16) * 250)
     else:
-        image = Image.fromarray(smooth(channels=4), "RGBA").convert("RGBA" if mode == "LA" else "RGB")
-        image = image.convert(mode) if mode != "RGBA" else Image.fromarray(smooth(channels=4), "RGBA")
+        image = Image.fromarray(smooth(channels=4)).convert("RGBA" if mode == "LA" else "RGB")
+        image = image.convert(mode) if mode != "RGBA" else Image.fromarray(smooth(channels=4))
     options = {"lossless": True} if suffix == "webp" else {"quality": 100} if suffix == "jpg" else {}
     image.save(path, **options)
 
@@ -283,6 +283,23 @@ def test_cmyk_without_profile_and_with_a_useless_one(tmp_path):
     picture = read_image(tmp_path / "b.tif")
     np.testing.assert_array_equal(picture.pixels, np.asarray(image.convert("RGB")))
     assert "cannot be used" in picture.notes[0] and picture.icc_profile is None
+
+
+def test_cmyk_goes_through_its_profile(tmp_path, monkeypatch):
+    """No CMYK profile is free to ship: this one is replaced, which shows what it is asked for."""
+    seen = {}
+
+    def convert(image, source, target, **options):
+        seen.update(options, mode=image.mode, source=source)
+        return Image.new("RGB", image.size, (1, 2, 3))
+
+    monkeypatch.setattr(files.ImageCms, "profileToProfile", convert)
+    Image.fromarray(smooth()).convert("CMYK").save(tmp_path / "a.jpg", icc_profile=SRGB)
+    picture = read_image(tmp_path / "a.jpg")
+    assert seen["mode"] == "CMYK" and seen["outputMode"] == "RGB"
+    assert seen["source"].tobytes() == SRGB
+    assert (picture.pixels == (1, 2, 3)).all() and picture.icc_profile is None
+    assert "through its profile" in picture.notes[0]
 
 
 # ---------------------------------------------------------------- bad input
@@ -509,6 +526,16 @@ def test_metadata(tmp_path, dtype, suffix):
         assert seen.info["icc_profile"] == SRGB
         assert 0x010F not in seen.getexif() and not seen.getexif().get_ifd(0x8769)
         assert not seen.info.get("xmp") and not getattr(seen, "text", None)
+
+
+def test_profiles_of_grey(tmp_path):
+    profile = SRGB[:16] + b"GRAY" + SRGB[20:]
+    grey = Picture(smooth(channels=1), icc_profile=profile)
+    for suffix in ("png", "jpg", "tif"):
+        assert write_image(tmp_path / f"a.{suffix}", grey) == ()
+        assert read_image(tmp_path / f"a.{suffix}").icc_profile == profile
+    assert "for grey" in write_image(tmp_path / "a.webp", grey)[0]
+    assert read_image(tmp_path / "a.webp").icc_profile is None
 
 
 def test_metadata_too_large_for_jpeg_is_left_out_and_said(tmp_path):

@@ -14,6 +14,7 @@ What holds for every file:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -96,8 +97,9 @@ def write_image(
 
     PNG holds 8 and 16 bits (float32 is rounded to 16), TIFF 8 and 16 bits and float32. JPEG (quality 95,
     colour not subsampled) and WebP (quality 95) hold 8 bits, to which more is rounded. JPEG knows no
-    transparency: such pictures are laid over white. The colour profile is always written; EXIF, XMP and dots
-    per inch in every type that has a place for them, and texts in PNG.
+    transparency: such pictures are laid over white. The colour profile is always written (WebP, which holds
+    RGB only, has no place for one of grey); EXIF, XMP and dots per inch in every type that has a place for
+    them, and texts in PNG.
 
     Args:
       path: the target; .png, .jpg, .jpeg, .webp, .tif or .tiff in any case.
@@ -538,6 +540,9 @@ def _encode_jpeg(path: Path, picture: Picture, strip: bool, notes: list[str]) ->
 
 def _encode_webp(path: Path, picture: Picture, strip: bool, notes: list[str]) -> bytes:
     picture = _reduced(picture, "WebP", notes)
+    if picture.icc_profile and picture.icc_profile[16:20] == b"GRAY":
+        notes.append("its colour profile, which is for grey, is left out, as WebP holds RGB only")
+        picture = dataclasses.replace(picture, icc_profile=None)
     options = {} if strip else {"exif": picture.exif, "xmp": picture.xmp}
     options = {key: value for key, value in options.items() if value}
     return _encode_pillow(
@@ -586,14 +591,7 @@ def _reduced(picture: Picture, kind: str, notes: list[str]) -> Picture:
     before = "floating point" if picture.pixels.dtype == np.float32 else "16"
     notes.append(f"reduced from {before} to 8 bits a sample, as {kind} holds no more")
     alpha = None if picture.alpha is None else convert_depth(picture.alpha, np.uint8)
-    return Picture(
-        convert_depth(picture.pixels, np.uint8),
-        alpha=alpha,
-        icc_profile=picture.icc_profile,
-        exif=picture.exif,
-        xmp=picture.xmp,
-        dpi=picture.dpi,
-    )
+    return dataclasses.replace(picture, pixels=convert_depth(picture.pixels, np.uint8), alpha=alpha)
 
 
 def _pillow_image(image: np.ndarray) -> Image.Image:
