@@ -38,7 +38,7 @@ _ALTERNATIVES = {
     "opencv-python-headless": ("opencv-python", "opencv-contrib-python-headless", "opencv-contrib-python"),
 }
 _CPU_FEATURES = ("avx2", "fma", "avx512f", "avx512bw", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
-_PROBE_SECONDS = 180
+_PROBE_SECONDS = 300
 _PROBE_MARK = "tfcorr-probe:"
 
 
