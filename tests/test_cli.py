@@ -12,7 +12,7 @@ from PIL import Image
 import tfcorr
 import tfcorr.cli.super_resolve as command
 import tfcorr.pretrained as pretrained
-from tfcorr.cli import build_parser, main
+from tfcorr.cli import COMMANDS, build_parser, main
 from tfcorr.cli.batch import plan_jobs
 from tfcorr.cli.figure import draw_figure
 from tfcorr.errors import TfcorrError, UsageError
@@ -93,7 +93,7 @@ def test_help_is_quick_and_imports_no_tensorflow():
     )
     finished = python("-c", code)
     assert finished.returncode == 0, finished.stderr
-    for name in ("super-resolve", "models", "doctor", "train", "examples:"):
+    for name in (*COMMANDS, "examples:"):
         assert name in finished.stdout
 
 
@@ -110,7 +110,7 @@ def test_import_is_lazy_and_the_version_is_one():
 
 
 def test_every_command_has_help(capsys):
-    for name in ("super-resolve", "models", "doctor"):
+    for name in COMMANDS:
         with pytest.raises(SystemExit) as exit:
             build_parser().parse_args([name, "--help"])
         assert exit.value.code == 0
@@ -359,6 +359,11 @@ def test_references_that_cannot_be_used(run, photo, tmp_path):
     assert status == 1 and errors.startswith(f"tfcorr: {tmp_path / 'bad.jpg'}: ") and errors.count("\n") == 1
     status, _, errors = run(small, "--reference", tmp_path / "empty", "--output", out)
     assert status == 2 and "is a folder; --reference-dir" in errors
+    sharp = photo("pool/sharp.png", (40, 40))
+    for arguments in (["--reference", sharp], ["--reference-dir", sharp.parent]):
+        status, _, errors = run(small, *arguments, "--output", sharp, "--overwrite")
+        assert status == 2 and "sharp.png is a reference and would be written to" in errors
+    assert size(sharp) == (40, 40)
     status, _, errors = run(small, "--reference-dir", small, "--output", out)
     assert status == 2 and "not a folder" in errors
     status, _, errors = run(small, "--reference-dir", tmp_path / "empty", "--output", out)

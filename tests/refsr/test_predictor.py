@@ -289,6 +289,9 @@ def test_unusable_arguments_are_refused(upscaler, tiny_model_folder):
         SuperResolver.from_pretrained(tiny_model_folder, precision="float16")
     with pytest.raises(InputError, match="threads is 0"):
         SuperResolver.from_pretrained(tiny_model_folder, threads=0)
+    other = SuperResolver.from_pretrained(tiny_model_folder)
+    with pytest.raises(InputError, match="another model"):
+        upscaler.upscale(texture(4, 4), other.prepare(texture(16, 16)))
     with pytest.raises(InputError, match="no reference"):
         upscaler.prepare([])
 

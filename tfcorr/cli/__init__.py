@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
 import tfcorr
@@ -42,24 +41,18 @@ def build_parser() -> argparse.ArgumentParser:
         description="Correspondences between two images, and what they are good for: a small photo becomes a "
         "large one,\nwith real detail taken from sharp photographs of the same thing.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=24),
     )
     parser.add_argument("--version", action="version", version=f"tfcorr {tfcorr.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)
     for command in COMMANDS:
-        if find_spec(module_name(command)):
-            command_module(command).add_parser(subparsers)
+        command_module(command).add_parser(subparsers)
     return parser
-
-
-def module_name(command: str) -> str:
-    """Returns the full name of the module that holds a subcommand."""
-    return f"tfcorr.cli.{command.replace('-', '_')}"
 
 
 def command_module(command: str) -> ModuleType:
     """Returns the module of a subcommand, with its `add_parser(subparsers)` and `run(args)`."""
-    return import_module(module_name(command))
+    return import_module(f"tfcorr.cli.{command.replace('-', '_')}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,18 +20,19 @@ MOST_FROM_FOLDER = 3
 
 
 class GivenReferences:
-    """The references that the arguments give; images are read by `load` and by `choose`.
+    """The references that the arguments give; images are read later, by the methods.
 
     Args:
         files: image files, used for every input.
         folder: a folder of candidates, or `None`.
+        outputs: the files that will be written, none of which may be a reference.
 
     Raises:
-        UsageError: one of `files` is a folder, or `folder` is none.
+        UsageError: one of `files` is a folder, `folder` is none, or an output is a reference.
         TfcorrError: one of `files` does not exist, or there is no image in `folder`.
     """
 
-    def __init__(self, files: Sequence[str], folder: str | None):
+    def __init__(self, files: Sequence[str], folder: str | None, outputs: Collection[Path]):
         from tfcorr.cli.batch import image_files
 
         self._files = [Path(path) for path in files]
@@ -47,11 +48,25 @@ class GivenReferences:
             self._candidates = image_files(Path(folder))
             if not self._candidates:
                 raise TfcorrError(f"{folder}: no image file in this folder (--reference-dir)")
+        references = {path.resolve() for path in (*self._files, *self._candidates)}
+        for path in outputs:
+            if path.resolve() in references:
+                raise UsageError(f"{path} is a reference and would be written to; choose another output")
         self._pictures: list[Picture] = []
         self._pool: ReferencePool | None = None
 
-    def load(self, model: C2Matching) -> list[str]:
-        """Reads the files, and small versions of the candidates.
+    def read_files(self) -> None:
+        """Reads the files that were named.
+
+        Raises:
+            ImageError: one of them cannot be read.
+        """
+        from tfcorr.imaging import read_image
+
+        self._pictures = [read_image(path) for path in self._files]
+
+    def read_candidates(self, model: C2Matching) -> list[str]:
+        """Reads the candidates and keeps small versions of them.
 
         Args:
             model: the model that candidates will be compared with.
@@ -60,12 +75,11 @@ class GivenReferences:
             One message for each candidate that cannot be read and is left out.
 
         Raises:
-            ImageError: one of the files cannot be read, or none of the candidates.
+            ImageError: none of the candidates can be read.
         """
         from tfcorr.imaging import ImageError, read_image
         from tfcorr.refsr.selection import ReferencePool
 
-        self._pictures = [read_image(path) for path in self._files]
         problems: list[ImageError] = []
         if self._candidates:
             self._pool = ReferencePool(model)

@@ -156,7 +156,6 @@ def _plan_figures(args: argparse.Namespace, jobs: list[Job]) -> list[Path | None
     else:
         places = [figure if is_file else figure / f"{jobs[0].target.stem}.png"]
     taken = {path.resolve() for job in jobs for path in (job.source, job.target)}
-    taken |= {Path(path).resolve() for path in args.reference}
     for place in places:
         if place.resolve() in taken:
             raise UsageError(f"--figure: {place} is an input or an output; choose another place")
@@ -193,7 +192,10 @@ class _Batch:
 
     def run(self) -> int:
         todo = [self._args.overwrite or not job.target.exists() for job in self._jobs]
-        references = GivenReferences(self._args.reference, self._args.reference_dir)
+        outputs = [path for path in (*(job.target for job in self._jobs), *self._figures) if path]
+        references = GivenReferences(self._args.reference, self._args.reference_dir, outputs)
+        if any(todo):
+            references.read_files()
         upscaler = None
         outcomes = []
         with self._bar:
@@ -206,7 +208,7 @@ class _Batch:
                 else:
                     if upscaler is None:
                         upscaler = _load(self._args)
-                        self._warn(references.load(upscaler.model))
+                        self._warn(references.read_candidates(upscaler.model))
                     outcome = self._one(upscaler, references, job, figure)
                 outcomes.append(outcome)
                 self._tell(outcome)

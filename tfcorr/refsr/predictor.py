@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -82,9 +82,10 @@ class PreparedReferences:
     """References whose features have been computed, for use with many inputs; from `SuperResolver.prepare`.
 
     Attributes:
-        images: float32 (H, W, 3) in [0, 1], as they were given.
+        images: the references as they were given.
         reduction: factor in (0, 1] that they were resized by to fit the memory.
         state: the model's features of them.
+        model: the model whose features they are.
         sizes: (height, width) of each after resizing, without the padding of very small ones.
     """
 
@@ -92,12 +93,12 @@ class PreparedReferences:
     reduction: float
     state: References
     sizes: tuple[tuple[int, int], ...]
+    model: C2Matching = field(repr=False)
 
 
 @dataclass(frozen=True)
-class _Field:
-    """Matches of all 3x3 patches of an input: arrays (h - 2, w - 2), see
-    `tfcorr.refsr.model.Correspondence`."""
+class _Matches:
+    """Arrays (h - 2, w - 2) with the matches of all patches, see `tfcorr.refsr.model.Correspondence`."""
 
     number: np.ndarray
     position: np.ndarray
@@ -213,14 +214,14 @@ class SuperResolver:
 
         Raises:
             InputError: an image has another shape or dtype, is empty, or has values that are not finite or
-                are outside [0, 1].
+                are outside [0, 1]; or `reference` was prepared with another model.
             MemoryError: even the smallest tile does not fit.
         """
         rgb = to_rgb(low_res, "low_res")
         references = self._references(rgb, reference)
         transforms = range(8 if self.self_ensemble else 1)
         ticks = _Ticks(progress, len(transforms))
-        total, field = None, None
+        total, matches = None, None
         for transform in transforms:
             turned = references
             if transform:
@@ -228,14 +229,14 @@ class SuperResolver:
                 turned = self._prepare(images)
             upscaled, found = self._upscale(turn(rgb, transform), turned, ticks)
             ticks.finish_round()
-            field = field or found
+            matches = matches or found
             upscaled = turn_back(upscaled, transform)
             total = upscaled if total is None else total + upscaled
         image = match_low_frequencies(total / len(transforms), rgb, SCALE)
         image = from_rgb(image, np.asarray(low_res))
         if not details:
             return image
-        correspondence, confidence = _details(field, rgb.shape[:2], references)
+        correspondence, confidence = _details(matches, rgb.shape[:2], references)
         used = float(np.mean(confidence >= self.confidence_threshold))
         return UpscaleResult(image, correspondence, confidence, used)
 
@@ -259,6 +260,8 @@ class SuperResolver:
 
     def _references(self, rgb: np.ndarray, reference) -> PreparedReferences:
         if isinstance(reference, PreparedReferences):
+            if reference.model is not self.model:
+                raise InputError("reference was prepared by a SuperResolver with another model")
             return reference
         if reference is None or (isinstance(reference, (list, tuple)) and not reference):
             return self._prepare([rgb])
@@ -283,7 +286,7 @@ class SuperResolver:
             return replace(state, features=features)
 
         state = self._within_memory(work)
-        return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes)
+        return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes, self.model)
 
     def _extract_in_tiles(self, image: np.ndarray, tile: tuple[int, int]) -> dict:
         """Features of (H, W, 3), sides multiples of 4, as tensors (1, H / s, W / s, C) by name."""
@@ -305,26 +308,28 @@ class SuperResolver:
 
     def _upscale(
         self, rgb: np.ndarray, references: PreparedReferences, ticks: _Ticks
-    ) -> tuple[np.ndarray, _Field]:
+    ) -> tuple[np.ndarray, _Matches]:
         """Matches and restores: (h, w, 3) -> float32 (4h, 4w, 3), not clamped, and the matches."""
         height, width = rgb.shape[:2]
         rgb = padded(rgb, _SMALLEST_INPUT)
 
-        def work(plan: MemoryPlan) -> tuple[np.ndarray, _Field]:
+        def work(plan: MemoryPlan) -> tuple[np.ndarray, _Matches]:
             tile = plan.tile(*rgb.shape[:2])
             blocks = _blocks(rgb.shape[0] - 2, rgb.shape[1] - 2, *tile)
             tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, min(tile) // 2))
             ticks.start_round(len(blocks) + len(tiles))
-            field = self._match(rgb, references.state, blocks, ticks)
-            return self._restore_tiles(rgb, references.state, field, tiles, ticks), field
+            matches = self._match(rgb, references.state, blocks, ticks)
+            return self._restore_tiles(rgb, references.state, matches, tiles, ticks), matches
 
-        upscaled, field = self._within_memory(work)
-        return upscaled[: SCALE * height, : SCALE * width], field
+        upscaled, matches = self._within_memory(work)
+        return upscaled[: SCALE * height, : SCALE * width], matches
 
-    def _match(self, rgb: np.ndarray, references: References, blocks: list[_Window], ticks: _Ticks) -> _Field:
+    def _match(
+        self, rgb: np.ndarray, references: References, blocks: list[_Window], ticks: _Ticks
+    ) -> _Matches:
         """Matches the 3x3 patches of an image (h, w, 3) with all references; blocks are of top-left cells."""
         height, width = rgb.shape[0] - 2, rgb.shape[1] - 2
-        field = _Field(
+        matches = _Matches(
             np.empty((height, width), np.int32),
             np.empty((height, width, 2), np.int32),
             np.empty((height, width), np.float32),
@@ -339,15 +344,20 @@ class SuperResolver:
             found = self.model.match(descriptors[:, inside.rows, inside.columns], references)
             for name in ("number", "position", "score", "index"):
                 part = keras.ops.convert_to_numpy(getattr(found, name))
-                getattr(field, name)[block.rows, block.columns] = part[0]
+                getattr(matches, name)[block.rows, block.columns] = part[0]
             ticks.step()
-        return field
+        return matches
 
     def _restore_tiles(
-        self, rgb: np.ndarray, references: References, field: _Field, tiles: tuple[Tile, ...], ticks: _Ticks
+        self,
+        rgb: np.ndarray,
+        references: References,
+        matches: _Matches,
+        tiles: tuple[Tile, ...],
+        ticks: _Ticks,
     ) -> np.ndarray:
         """Runs the restorer over blended tiles: (h, w, 3) -> float32 (4h, 4w, 3), not clamped."""
-        offsets = keras.ops.convert_to_numpy(pre_offsets(field.index[None], references.columns))
+        offsets = keras.ops.convert_to_numpy(pre_offsets(matches.index[None], references.columns))
         canvas = Canvas(tiles, 3, SCALE)
         for tile in tiles:
             rows, columns = tile.window
@@ -497,23 +507,23 @@ def _limit_threads(threads: int) -> None:
 
 
 def _details(
-    field: _Field, size: tuple[int, int], references: PreparedReferences
+    matches: _Matches, size: tuple[int, int], references: PreparedReferences
 ) -> tuple[np.ndarray, np.ndarray]:
     """Turns the matches of patches into a place and a confidence for each pixel of the input.
 
     A pixel takes the patch that it is the centre of; on the border, the nearest one that exists.
     """
     height, width = size
-    rows = np.clip(np.arange(height) - 1, 0, field.index.shape[0] - 1)
-    columns = np.clip(np.arange(width) - 1, 0, field.index.shape[1] - 1)
+    rows = np.clip(np.arange(height) - 1, 0, matches.index.shape[0] - 1)
+    columns = np.clip(np.arange(width) - 1, 0, matches.index.shape[1] - 1)
     patches = np.ix_(rows, columns)
-    number = field.number[patches]
+    number = matches.number[patches]
     inside = np.stack(
         np.meshgrid(np.arange(height) - rows, np.arange(width) - columns, indexing="ij"), axis=-1
     )
-    pixel = (field.position[patches] + inside) * SCALE + SCALE // 2
+    pixel = (matches.position[patches] + inside) * SCALE + SCALE // 2
     used = np.array(references.sizes)[number]
     given = np.array([np.shape(image)[:2] for image in references.images])[number]
     pixel = np.minimum(pixel * given // used, given - 1)
     correspondence = np.concatenate([number[..., None], pixel], axis=-1).astype(np.int32)
-    return correspondence, np.clip(field.score[patches], 0.0, 1.0)
+    return correspondence, np.clip(matches.score[patches], 0.0, 1.0)
