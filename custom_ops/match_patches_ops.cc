@@ -4,11 +4,10 @@
 #include <atomic>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
 #include <limits>
-#include <string>
-#include <vector>
+#include <optional>
 
+#include "isa.h"
 #include "kernels/match_patches.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
 #include "tensorflow/core/framework/op.h"
@@ -58,17 +57,15 @@ absl::Status MatchPatchesShape(InferenceContext* c) {
   return absl::OkStatus();
 }
 
-// The kernels for this processor; TFCORR_ISA names lesser ones, for tests.
 const MatchPatchesKernels& SelectKernels() {
-  const char* asked = std::getenv("TFCORR_ISA");
-  const std::string limit = asked == nullptr ? "" : asked;
 #if defined(__x86_64__)
-  if (limit != "generic" && limit != "avx2" && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return avx512::kMatchPatchesKernels;
-  }
-  if (limit != "generic" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return avx2::kMatchPatchesKernels;
+  switch (SelectIsa()) {
+    case Isa::kAvx512:
+      return avx512::kMatchPatchesKernels;
+    case Isa::kAvx2:
+      return avx2::kMatchPatchesKernels;
+    case Isa::kGeneric:
+      break;
   }
 #endif
   return generic::kMatchPatchesKernels;

@@ -1,5 +1,5 @@
 // What the op `match_patches` and its kernels know of each other. The kernels are compiled once per instruction set
-// (see simd.h); the op asks `SelectMatchPatchesKernels` for those of the processor that it runs on.
+// (see simd.h); the op takes those of the processor that it runs on (see ../isa.h).
 //
 // Names: a *cell* is a position of a feature map, a *patch* p x p cells, named by its top-left cell. Maps are
 // row-major, (rows, cols, channels). The columns of both maps are cut into tiles, of equal width but perhaps the last,
