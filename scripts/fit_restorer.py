@@ -1,7 +1,7 @@
 """Train a restoration network with `fit`, as a starting point for experiments of your own.
 
-    python scripts/fit_restorer.py --input PAIRS/input --reference PAIRS/ref --matcher runs/matcher_cpu/model \
-        --steps 1000 --output model.weights.h5
+    python scripts/fit_restorer.py --input PAIRS/input --reference PAIRS/ref \
+        --matcher runs/matcher_cpu/model --steps 1000 --output model.weights.h5
 
 The two folders hold patches of 160x160 pixels with equal names (the layout of CUFED). `tfcorr train
 refsr/restorer_cpu` does the same with checkpoints, validation and a model card.

@@ -161,7 +161,7 @@ def test_crop_is_cut_from_the_patch(photos):
 
 
 def test_layouts_without_positions(photos, tmp_path):
-    # The layout of CUFED: resized to the patch. Lists of photos: a random crop, the reference at the same place.
+    # Like CUFED: resized to the patch. Lists of photos: a random crop, the reference at the same place.
     folders = [Pair("s", photos[0], photos[1], None, None, {})]
     batch = restorer_samples(folders, crop=32, augment=False, batch=1).batch(0)
     expected = Image.open(photos[1]).resize((32, 32), Image.Resampling.BICUBIC)
@@ -202,7 +202,7 @@ def test_photometry():
     image = (smooth(1) / 255).astype(np.float32)
     assert change_photometry(image, np.random.default_rng(0), Photometric()) is image
     changed = change_photometry(image, np.random.default_rng(0), STRONG)
-    assert changed.dtype == np.float32 and 0 <= changed.min() and changed.max() <= 1
+    assert changed.dtype == np.float32 and changed.min() >= 0 and changed.max() <= 1
     assert 0.01 < np.abs(changed - image).mean() < 0.3
     # How much is drawn does not depend on what happens, so that later draws stay where they are.
     after = []

@@ -60,13 +60,13 @@ def test_protocol(pairs):
     result = evaluate(
         Copier(), pairs, references=("true", "unrelated", "none"), unrelated=unrelated(pairs), border=4
     )
-    # An image that is 4 grey levels too bright everywhere: Y is too large by 4 (65.481 + 128.553 + 24.966) / 255.
+    # 4 grey levels too bright everywhere: Y is too large by 4 (65.481 + 128.553 + 24.966) / 255.
     expected = 20 * np.log10(255 / (4 * 219 / 255))
     assert result["summary"]["true"]["psnr_y"]["mean"] == pytest.approx(expected, abs=1e-6)
     assert result["summary"]["true"]["psnr_y"]["error"] == pytest.approx(0, abs=1e-9)
     assert result["summary"]["none"] == result["summary"]["bicubic"]
     assert result["differences"]["none - bicubic"] == {"mean": 0.0, "error": 0.0, "count": 3}
-    assert result["differences"]["true - unrelated"]["mean"] > 20
+    assert result["differences"]["true - unrelated"]["mean"] > 10
     # Bicubic, independently: cut to 40x44, Pillow down and up, Y on the inner 32x36 pixels.
     image = Image.open(pairs[0].input).crop((0, 0, 44, 40))
     up = image.resize((11, 10), Image.Resampling.BICUBIC).resize((44, 40), Image.Resampling.BICUBIC)

@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         run_fit(Line(), batches, settings(steps=2), tmp_path, config_hash="two", report=silent)
     other = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
     other.compile(optimizer=make_optimizer(LearningRate(0.1), 2))
-    with pytest.raises(CheckpointError, match="of another architecture"):
+    with pytest.raises(CheckpointError, match="it is of another architecture"):
         load_checkpoint(tmp_path / LAST, other)
     (tmp_path / LAST).write_bytes(b"PK nothing")
     with pytest.raises(CheckpointError, match="not a checkpoint"):

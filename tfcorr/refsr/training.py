@@ -40,6 +40,8 @@ class _Trainer(keras.Model):
         raise NotImplementedError
 
     def train_step(self, data):
+        # A dataset gives the dictionary itself, `train_on_batch` and arrays wrap it in a tuple.
+        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         with tf.GradientTape() as tape:
             values = self.losses_of(data, training=True)
         variables = self.trainable_variables
@@ -51,6 +53,7 @@ class _Trainer(keras.Model):
         raise NotImplementedError
 
     def test_step(self, data):
+        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         for name, value in self.measures_of(data).items():
             self._means[name].update_state(value)
         return {name: mean.result() for name, mean in self._means.items()}

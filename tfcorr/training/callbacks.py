@@ -272,7 +272,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
         return
     variables = model.trainable_variables
     # Copies: `convert_to_numpy` may be a view of a variable that is about to change.
-    kept = [np.array(v) for v in variables]
+    kept = [keras.ops.convert_to_numpy(v).copy() for v in variables]
     model.optimizer.finalize_variable_values(variables)
     try:
         yield
@@ -296,7 +296,9 @@ class Checkpoints(keras.callbacks.Callback):
         if self.state.step % self.every == 0:
             self._save()
 
-    def on_train_end(self, logs=None):
+    def on_epoch_end(self, epoch, logs=None):
+        # The only epoch's end, and not training's: before that, `fit` puts the averaged weights into the
+        # model.
         if self._saved != self.state.step:
             self._save()
 

@@ -77,17 +77,26 @@ def load_checkpoint(path: str | os.PathLike, model: keras.Model) -> dict[str, An
     state = read_state(path)
     variables = _variables(model)
     with np.load(path, allow_pickle=False) as archive:
-        names = set(archive.files) - {"state"}
-        for name in sorted(names ^ variables.keys()):
-            where = "in the checkpoint" if name in names else "in the model"
-            raise CheckpointError(
-                f"{path}: {name} is only {where}; the checkpoint is of another architecture"
+        saved = {_place(name): name for name in archive.files if name != "state"}
+        wanted = {_place(name): name for name in variables}
+        for place in sorted(saved.keys() ^ wanted.keys()):
+            only = (
+                f"{saved[place]} is only in the checkpoint"
+                if place in saved
+                else f"{wanted[place]} is not in it"
             )
-        for name, variable in variables.items():
-            value = archive[name]
+            raise CheckpointError(f"{path}: {only}; it is of another architecture")
+        for place, name in wanted.items():
+            value, variable = archive[saved[place]], variables[name]
             if value.shape != tuple(variable.shape):
                 raise CheckpointError(
-                    f"{path}: {name} has shape {value.shape}, the model {tuple(variable.shape)}"
+                    f"{path}: {saved[place]} has shape {value.shape}, the model's has {tuple(variable.shape)}"
                 )
             variable.assign(value)
     return state
+
+
+def _place(name: str) -> tuple[str, str, str]:
+    """Kind, number and last word of a variable; between them stand names that Keras numbers a process."""
+    kind, number, *path = name.split("/")
+    return kind, number, path[-1].rpartition("_")[2]
