@@ -10,6 +10,7 @@ import pytest
 
 from tfcorr import doctor
 from tfcorr.cli import main
+from tfcorr.ops import build
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKING = {
@@ -99,7 +100,8 @@ def test_tensorflow_that_cannot_be_imported(tmp_path):
     assert "problem: TensorFlow cannot be imported: libwanted.so.7: cannot open" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     built = run(environment, "--build")
-    assert built.returncode == 1 and "cannot be built" in built.stdout and "Traceback" not in built.stderr
+    assert built.returncode == 1 and "were not built: TensorFlow" in built.stderr
+    assert "Traceback" not in built.stderr
 
 
 def test_tensorflow_that_kills_the_process(tmp_path):
@@ -107,6 +109,16 @@ def test_tensorflow_that_kills_the_process(tmp_path):
     done = run(fake_tensorflow(tmp_path, code))
     assert done.returncode == 1
     assert "SIGILL (it needs instructions that this CPU does not have)" in done.stdout
+
+
+def test_build_that_fails_leaves_a_working_tfcorr(found, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("CXX", str(tmp_path / "none"))
+    monkeypatch.setattr(build, "_writable", lambda folder, version: tmp_path)
+    assert main(["doctor", "--build", "--with", "compiler", "--json"]) == 1
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert not report["problems"] and "no C++ compiler" in report["build_error"]
+    assert printed.err.startswith("tfcorr: the operations were not built: no C++ compiler")
 
 
 def test_options_of_a_build_need_a_build(capsys):

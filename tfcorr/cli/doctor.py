@@ -59,10 +59,12 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--with and --force say how to build; they need --build")
     failure = _build(args) if args.build else None
     report = doctor.examine()
+    if args.build:
+        report["build_error"] = failure
+    print(json.dumps(report, indent=2) if args.json else doctor.render(report), flush=True)
     if failure:
-        report["problems"].insert(0, failure)
-    print(json.dumps(report, indent=2) if args.json else doctor.render(report))
-    return 1 if report["problems"] else 0
+        print(f"tfcorr: the operations were not built: {failure}", file=sys.stderr)
+    return 1 if failure or report["problems"] else 0
 
 
 def _build(args: argparse.Namespace) -> str | None:
@@ -79,7 +81,7 @@ def _build(args: argparse.Namespace) -> str | None:
     except TfcorrError as error:
         return str(error)
     except ImportError as error:
-        return f"the operations cannot be built: {error}"
+        return f"TensorFlow or Keras cannot be imported: {error}"
     spent = (
         f"with {result.tool} in {result.seconds:.0f} s" if result.seconds else "before; nothing has changed"
     )
