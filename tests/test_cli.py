@@ -74,7 +74,7 @@ def python(*arguments, **environment):
         [sys.executable, *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=900,
         env={**os.environ, **environment},
         cwd=Path(tfcorr.__file__).parents[1],
         check=False,

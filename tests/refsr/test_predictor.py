@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -305,3 +310,31 @@ def test_the_receptive_margins_are_wide_enough(upscaler):
     changed[:10] = 1 - changed[:10]
     after = keras.ops.convert_to_numpy(upscaler._describe(changed[None]))[0]
     np.testing.assert_allclose(after[10 + margin - 1 :], before[10 + margin - 1 :], atol=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["numpy", "jax"])
+def test_another_backend_gives_the_same(upscaler, tiny_model_folder, tmp_path, backend):
+    pytest.importorskip("jax")
+    image, reference = texture(9, 8), texture(24, 20, seed=1)
+    np.savez(tmp_path / "images.npz", image=image, reference=reference)
+    code = (
+        "import sys, numpy as np\n"
+        "from tfcorr import SuperResolver\n"
+        "images = np.load(sys.argv[2])\n"
+        "upscaler = SuperResolver.from_pretrained(sys.argv[1])\n"
+        "result = upscaler.upscale(images['image'], images['reference'])\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "np.save(sys.argv[3], result)\n"
+    )
+    arguments = [str(tiny_model_folder), str(tmp_path / "images.npz"), str(tmp_path / "result.npy")]
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        env={**os.environ, "KERAS_BACKEND": backend},
+        cwd=Path(predictor_module.__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    expected = upscaler.upscale(image, reference).astype(int)
+    np.testing.assert_allclose(np.load(tmp_path / "result.npy"), expected, atol=1)

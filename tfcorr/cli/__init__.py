@@ -34,6 +34,15 @@ one file of a batch failed) and 2 on a wrong call. TFCORR_DEBUG=1 shows the trac
 """
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Leaves room for the names of subcommands, whose deeper indentation argparse forgets."""
+
+    def add_argument(self, action: argparse.Action) -> None:
+        super().add_argument(action)
+        if isinstance(action, argparse._SubParsersAction):
+            self._action_max_length = max(self._action_max_length, 4 + max(map(len, action.choices)))
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Returns the parser of `tfcorr` with every subcommand registered."""
     parser = argparse.ArgumentParser(
@@ -41,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Correspondences between two images, and what they are good for: a small photo becomes a "
         "large one,\nwith real detail taken from sharp photographs of the same thing.",
         epilog=EPILOG,
-        formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=24),
+        formatter_class=_Formatter,
     )
     parser.add_argument("--version", action="version", version=f"tfcorr {tfcorr.__version__}")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", dest="command", required=True)

@@ -81,18 +81,26 @@ class ProgressBar:
 def start_tensorflow() -> None:
     """Imports TensorFlow (or what else Keras runs on) without the notices that it prints on the way.
 
-    It writes them to the file descriptor before its own log level holds, so that descriptor is turned away
-    for as long as the import lasts. With TFCORR_DEBUG they stay. An import that fails raises its error as
-    ever."""
-    if os.environ.get("TFCORR_DEBUG"):
+    It writes some to the file descriptor before its own log level holds, and an error about a graphics
+    processor that is not there when it first lists the devices; so the descriptor is turned away meanwhile.
+    With TFCORR_DEBUG they stay. An import that fails raises its error as ever.
+    """
+    with contextlib.nullcontext() if os.environ.get("TFCORR_DEBUG") else _standard_error_turned_away():
         import keras
 
-        return
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _standard_error_turned_away() -> Iterator[None]:
     sys.stderr.flush()
     saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        import keras  # noqa: F401
+        yield
     finally:
         os.dup2(saved, 2)
         os.close(saved)
