@@ -42,7 +42,8 @@ struct DeformLayout {
 
   // A chunk of the columns: some whole groups, or some channels of one group.
   int64_t chunk_groups, chunk_channels, chunks_per_group, chunks;
-  int64_t tile_pixels;      // Output pixels in a tile, a run in row-major order within one image.
+  int64_t tile_rows, tile_columns;  // Output pixels in a tile.
+  int64_t tiles_y;                  // Tiles of a strip, numbered downwards; strips from left to right.
   int64_t tiles_per_image;
 
   int64_t packed_kernel_size;
