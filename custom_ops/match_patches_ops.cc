@@ -5,8 +5,10 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
-#include <optional>
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "isa.h"
 #include "kernels/match_patches.h"
 #include "tensorflow/core/framework/common_shape_fns.h"
@@ -23,13 +25,18 @@ using tensorflow::OpKernelConstruction;
 using tensorflow::OpKernelContext;
 using tensorflow::Tensor;
 using tensorflow::TensorShape;
-using tensorflow::errors::InvalidArgument;
 using tensorflow::shape_inference::DimensionHandle;
 using tensorflow::shape_inference::InferenceContext;
 using tensorflow::shape_inference::ShapeHandle;
 
 // Added to every patch norm, so that an all-zero patch scores 0.
 constexpr float kNormEpsilon = 1e-5f;
+
+absl::Status Refusal(absl::string_view expected, absl::string_view query, absl::string_view reference,
+                     int64_t patch_size) {
+  return absl::InvalidArgumentError(absl::StrCat("match_patches expects ", expected, ", got query ", query,
+                                                 " and reference ", reference, ", patch_size ", patch_size, "."));
+}
 
 absl::Status MatchPatchesShape(InferenceContext* c) {
   ShapeHandle query, reference;
@@ -44,9 +51,8 @@ absl::Status MatchPatchesShape(InferenceContext* c) {
   for (int axis = 1; axis <= 2; ++axis) {
     for (ShapeHandle map : {query, reference}) {
       if (c->ValueKnown(c->Dim(map, axis)) && c->Value(c->Dim(map, axis)) < patch_size) {
-        return InvalidArgument("match_patches expects maps of at least patch_size on each side, got query ",
-                               c->DebugString(query), " and reference ", c->DebugString(reference), ", patch_size ",
-                               patch_size, ".");
+        return Refusal("maps of at least patch_size on each side", c->DebugString(query), c->DebugString(reference),
+                       patch_size);
       }
     }
     TF_RETURN_IF_ERROR(c->Subtract(c->Dim(query, axis), patch_size - 1, &patches[axis - 1]));
@@ -75,9 +81,7 @@ const MatchPatchesKernels& SelectKernels() {
 template <class Work>
 void ParallelFor(OpKernelContext* context, int64_t count, const Work& work) {
   tensorflow::thread::ThreadPool* pool = context->device()->tensorflow_cpu_worker_threads()->workers;
-  pool->ParallelFor(count,
-                    tensorflow::thread::ThreadPool::SchedulingParams(
-                        tensorflow::thread::ThreadPool::SchedulingStrategy::kFixedBlockSize, std::nullopt, 1),
+  pool->ParallelFor(count, tensorflow::thread::ThreadPool::SchedulingParams::Fixed(1),
                     [&work](int64_t begin, int64_t end) {
                       for (int64_t i = begin; i < end; ++i) work(i);
                     });
@@ -146,8 +150,7 @@ class MatchPatchesOp : public OpKernel {
  private:
   absl::Status Check(const TensorShape& query, const TensorShape& reference) const {
     const auto refuse = [&](const char* expected) {
-      return InvalidArgument("match_patches expects ", expected, ", got query ", query.DebugString(),
-                             " and reference ", reference.DebugString(), ", patch_size ", patch_size_, ".");
+      return Refusal(expected, query.DebugString(), reference.DebugString(), patch_size_);
     };
     if (query.dims() != 4 || reference.dims() != 4) return refuse("two maps (batch, height, width, channels)");
     if (query.dim_size(0) != reference.dim_size(0)) return refuse("the same batch in both maps");

@@ -70,17 +70,17 @@ def run(
         and with `memory` `extra_bytes` (growth of the peak resident memory in a call, less the outputs).
 
     Raises:
-        ValueError: for `repeats` or `threads` below 1.
+        ValueError: for `repeats` or `threads` below 1, or no cases.
         TfcorrError: a measuring process failed; the message tells its last words.
     """
     repeats = (3 if quick else 7) if repeats is None else repeats
     threads = _usable_cpus() if threads is None else threads
-    for name, value in (("repeats", repeats), ("threads", threads)):
+    if cases is None:
+        cases = QUICK_CASES if quick else FULL_CASES
+    for name, value in (("repeats", repeats), ("threads", threads), ("the number of cases", len(cases))):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
     rows, notes, gemm = [], [], []
-    if cases is None:
-        cases = QUICK_CASES if quick else FULL_CASES
     for case in cases:
         progress(f"{case.op}, {case.task}, {case.title}: time")
         job = {"case": workloads.to_record(case), "threads": threads}
@@ -97,7 +97,7 @@ def run(
         "machine": {
             "processor": _processor(),
             "system": platform.platform(),
-            "tensorflow": _tensorflow_version(),
+            "tensorflow": measured["versions"]["tensorflow"],
             "tfcorr": tfcorr.__version__,
         },
         "settings": {"repeats": repeats, "threads": threads, "quick": quick},
@@ -228,9 +228,3 @@ def _processor() -> str:
         lines = []
     names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     return next(names, None) or platform.processor() or platform.machine()
-
-
-def _tensorflow_version() -> str | None:
-    from tfcorr.ops.library import installed_tensorflow
-
-    return installed_tensorflow()

@@ -62,6 +62,8 @@ def _unavailable(error: Exception) -> str | None:
 
 def times(case: Case, repeats: int, threads: int) -> dict[str, Any]:
     """Times of all contestants of a case in turn, with a matrix product among them, and their agreement."""
+    import tensorflow as tf
+
     data = case.data()
     calls, notes, outputs = {}, [], {}
     for contestant in _contestants(case):
@@ -82,7 +84,7 @@ def times(case: Case, repeats: int, threads: int) -> dict[str, Any]:
         "gemm_gflops": [gemm_flops / seconds / 1e9 for seconds in seconds_by_name.pop("gemm")],
         "times": seconds_by_name,
         "differences": differences,
-        "versions": {PEER: peers.version(case)} if PEER in calls else {},
+        "versions": {"tensorflow": tf.__version__} | ({PEER: peers.version(case)} if PEER in calls else {}),
         "notes": notes,
     }
 
