@@ -6,7 +6,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 sample=docs/sample
-low_res="$sample/lr.png"
+low_res="$sample/low_res.png"
 reference="$sample/reference.png"
 output=runs/demo
 

@@ -86,7 +86,7 @@ def test_missing_weights_are_one_clear_error(tmp_path):
     with pytest.raises(FileNotFoundError, match="no weights file"):
         load_imagenet_weights(FeatureExtractor(), str(tmp_path / "absent.npz"))
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
-    with pytest.raises(ValueError, match="features.0.weight"):
+    with pytest.raises(ValueError, match=r"features\.0\.weight"):
         load_imagenet_weights(FeatureExtractor(), str(tmp_path / "other.npz"))
     (tmp_path / "broken.h5").write_bytes(b"not hdf5")
     with pytest.raises(RuntimeError, match="Two ways"):

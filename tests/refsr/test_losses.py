@@ -51,7 +51,10 @@ def test_equals_a_loop_over_positions(negatives):
     valid = rng.random((1, 56)) < 0.7
     q, r = ((f / np.linalg.norm(f, axis=-1, keepdims=True)).astype("float64")[0] for f in (query, reference))
     cells = [(y, x) for y in range(height) for x in range(width)]
-    far = lambda a, b: max(abs(a[0] - b[0]), abs(a[1] - b[1])) > radius
+
+    def far(a, b):
+        return max(abs(a[0] - b[0]), abs(a[1] - b[1])) > radius
+
     matches = [tuple(target[0, i]) for i in range(56) if valid[0, i]]
     terms = []
     for number, p in enumerate(cells):

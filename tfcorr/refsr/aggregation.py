@@ -14,9 +14,10 @@ _POINTS = KERNEL_SIZE * KERNEL_SIZE
 class DynamicAggregation(keras.layers.Layer):
     """Gathers reference texture around the matched places by a modulated deformable convolution.
 
-    ``y(p) = sum_k w_k * x(p + p0_k + p_k + dp_k) * dm_k`` (eq. 9): x is the reference's feature, p0 the pre-offset
-    from matching, dp and dm are predicted from ``feature`` by one 3x3 convolution (initially zero, so that dp = 0 and
-    dm = 0.5). As published, every kernel point has its own p0 and ``dm = sigmoid``, not doubled.
+    ``y(p) = sum_k w_k * x(p + p0_k + p_k + dp_k) * dm_k`` (eq. 9): x is the reference's feature, p0 the
+    pre-offset from matching, dp and dm are predicted from ``feature`` by one 3x3 convolution (initially zero,
+    so that dp = 0 and dm = 0.5). As published, every kernel point has its own p0 and ``dm = sigmoid``, not
+    doubled.
 
     Args:
         filters: Width of the output.
@@ -33,7 +34,7 @@ class DynamicAggregation(keras.layers.Layer):
     """
 
     def __init__(self, filters: int, deform_groups: int = 8, implementation: str | None = None, **kwargs):
-        # Offsets of hundreds of cells need float32: bfloat16 cannot hold 257.5. So nothing is cast on the way in.
+        # Offsets of hundreds of cells need float32, bfloat16 cannot hold 257.5: nothing is cast on the way in.
         super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.deform_groups = deform_groups
@@ -79,7 +80,7 @@ class DynamicAggregation(keras.layers.Layer):
         )
 
     def predict_offset_mask(self, feature, pre_offset):
-        """The sampling plan: float32 offset (B, H, W, 18 * groups) and mask (B, H, W, 9 * groups) in (0, 1)."""
+        """The sampling plan: offset (B, H, W, 18 * groups), mask in (0, 1) (B, H, W, 9 * groups), float32."""
         predicted = ops.cast(self.conv_offset_mask(feature), "float32")
         offsets = 2 * _POINTS * self.deform_groups
         learned, logits = predicted[..., :offsets], predicted[..., offsets:]

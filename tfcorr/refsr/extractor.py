@@ -29,16 +29,16 @@ _TORCHVISION_NAMES = {"conv1_1": "0", "conv1_2": "2", "conv2_1": "5", "conv2_2":
 class FeatureExtractor(keras.Model):
     """VGG16 up to conv3_1 (table 2), with ImageNet normalisation inside.
 
-    Serves as one side of the matcher and, with its own or VGG19's weights (the two have the same layers up to here),
-    as the source of the reference features that the restorer aggregates.
+    Serves as one side of the matcher and, with its own or VGG19's weights (the two have the same layers up to
+    here), as the source of the reference features that the restorer aggregates.
 
     Call arguments:
         image: (B, H, W, 3) float, RGB in [0, 1].
         last: Name of the deepest feature wanted; layers behind it are not computed.
 
     Returns:
-        dict of (B, H // s, W // s, C): ``relu1_1`` (s = 1, C = 64), ``relu2_1`` (2, 128), ``relu3_1`` (4, 256) and
-        ``conv3_1`` (4, 256), the descriptor: ``relu3_1`` before its ReLU. Pooling floors odd sizes.
+        dict of (B, H // s, W // s, C): ``relu1_1`` (s = 1, C = 64), ``relu2_1`` (2, 128), ``relu3_1`` (4,
+        256) and ``conv3_1`` (4, 256), the descriptor: ``relu3_1`` before its ReLU. Pooling floors odd sizes.
     """
 
     def __init__(self, **kwargs):
@@ -77,8 +77,8 @@ class CorrespondenceNetwork(keras.Model):
     """The pair of extractors whose descriptors are matched (paper, section 3.1).
 
     Call arguments:
-        inputs: dict of ``input``, the low-resolution image after x4 upsampling (or, for a teacher, the sharp image),
-            and ``reference``: both (B, H, W, 3) float, RGB in [0, 1], any sizes.
+        inputs: dict of ``input``, the low-resolution image after x4 upsampling (or, for a teacher, the sharp
+            image), and ``reference``: both (B, H, W, 3) float, RGB in [0, 1], any sizes.
 
     Returns:
         ``(query, reference)`` descriptors (B, H // 4, W // 4, 256), float32, not normalised.
@@ -101,7 +101,7 @@ class CorrespondenceNetwork(keras.Model):
         return ops.cast(query, "float32"), ops.cast(reference, "float32")
 
     def query_features(self, low_resolution):
-        """Descriptors of a low-resolution image: (B, h, w, 3) in [0, 1] -> float32 (B, h, w, 256), one a pixel."""
+        """One descriptor a pixel: (B, h, w, 3) in [0, 1] -> float32 (B, h, w, 256)."""
         upsampled = self.upsampling(ops.cast(low_resolution, "float32"))
         return ops.cast(self.input_extractor(upsampled)["conv3_1"], "float32")
 
@@ -115,13 +115,13 @@ def load_imagenet_weights(extractor: FeatureExtractor, source: str, architecture
 
     Args:
         extractor: A :class:`FeatureExtractor`; it is built if it was not.
-        source: ``"imagenet"`` (downloaded by ``keras.applications``), or a file: ``.npz`` with torchvision's names
-            (``features.0.weight`` OIHW, ``features.0.bias``, ...) or plain ones (``conv1_1.weight`` OIHW,
-            ``conv1_1.bias``), or a ``.h5`` of ``keras.applications`` without the top.
+        source: ``"imagenet"`` (downloaded by ``keras.applications``), or a file: ``.npz`` with torchvision's
+            names (``features.0.weight`` OIHW, ``features.0.bias``, ...) or plain ones (``conv1_1.weight``
+            OIHW, ``conv1_1.bias``), or a ``.h5`` of ``keras.applications`` without the top.
         architecture: ``"vgg16"`` (matcher) or ``"vgg19"`` (reference features of the paper).
 
-    ``keras.applications`` holds the Caffe weights: BGR, 0 to 255, only the mean removed. They are folded into this
-    module's convention (RGB, [0, 1], mean and deviation), which is that of torchvision.
+    ``keras.applications`` holds the Caffe weights: BGR, 0 to 255, only the mean removed. They are folded into
+    this module's convention (RGB, [0, 1], mean and deviation), which is that of torchvision.
 
     Raises:
         ValueError: ``architecture`` or the file's content is not one of the above.
@@ -149,7 +149,8 @@ def _from_npz(path: str) -> dict[str, list[np.ndarray]]:
             prefix = next((p for p in (f"features.{number}", name) if f"{p}.weight" in archive), None)
             if prefix is None:
                 raise ValueError(
-                    f"{path}: no array 'features.{number}.weight' or '{name}.weight' (found {archive.files[:4]}...)"
+                    f"{path}: no array 'features.{number}.weight' or '{name}.weight', "
+                    f"found {archive.files[:4]}..."
                 )
             weights[name] = [archive[f"{prefix}.weight"].transpose(2, 3, 1, 0), archive[f"{prefix}.bias"]]
     return weights
@@ -159,12 +160,10 @@ def _from_keras_applications(source: str, architecture: str) -> dict[str, list[n
     build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[architecture]
     try:
         vgg = build(include_top=False, weights=source)
-    except (
-        Exception
-    ) as error:  # Keras raises whatever its downloader met: URL, socket, checksum, HDF5 errors.
+    except Exception as error:  # Whatever Keras' downloader met: URL, socket, checksum or HDF5 errors.
         raise RuntimeError(
-            f"could not get the ImageNet weights of {architecture} from {source!r} ({error}). Two ways: run once "
-            "where keras.applications can download them, or name a file in the configuration "
+            f"could not get the ImageNet weights of {architecture} from {source!r} ({error}). Two ways: run "
+            "once where keras.applications can download them, or name a file in the configuration "
             "(.npz with torchvision's names, or keras.applications' *_notop.h5)"
         ) from error
     weights = {}
@@ -172,8 +171,9 @@ def _from_keras_applications(source: str, architecture: str) -> dict[str, list[n
         block, number = name.removeprefix("conv").split("_")
         kernel, bias = vgg.get_layer(f"block{block}_conv{number}").get_weights()
         if name == "conv1_1":
-            # Caffe input = 255 * RGB - caffe_mean = 255 * std * normalised + (255 * mean - caffe_mean). The constant,
-            # half a grey level, goes into the bias: exact but for the outermost pixel, where padding enters.
+            # Caffe input = 255 * RGB - caffe_mean = 255 * std * normalised + (255 * mean - caffe_mean). The
+            # constant, half a grey level, goes into the bias: exact but for the outermost pixel, where
+            # padding enters.
             kernel = kernel[:, :, ::-1, :]
             bias = bias + kernel.sum((0, 1)).T @ (255.0 * np.array(_MEAN, np.float32) - _CAFFE_MEAN)
             kernel = kernel * (255.0 * np.array(_STD, np.float32))[None, None, :, None]

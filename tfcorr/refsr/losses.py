@@ -8,7 +8,7 @@ from keras import ops
 
 from tfcorr.refsr.matching import l2_normalize
 
-#: Squared distances of unit vectors are at most 4: adding this takes a descriptor out of the search for a minimum.
+#: Squared distances of unit vectors are at most 4: adding this takes a descriptor out of the search.
 _EXCLUDED = 10.0
 
 
@@ -20,8 +20,8 @@ class TripletTerms:
         loss: float32 scalar (eq. 1), mean over the samples that count.
         positive: float32 scalar, mean of Pos(p) (eq. 2).
         negative: float32 scalar, mean of Neg(p) (eq. 3).
-        accuracy: float32 scalar, share of kept positions whose nearest reference descriptor lies within one cell of
-            the true one: what matching will achieve, pointwise.
+        accuracy: float32 scalar, share of kept positions whose nearest reference descriptor lies within one
+            cell of the true one: what matching will achieve, pointwise.
     """
 
     loss: object
@@ -43,9 +43,10 @@ def triplet_margin_loss(
 ) -> TripletTerms:
     """Triplet margin ranking loss with the hardest negative on both sides (eq. 1 to 3).
 
-    Distances are squared and between unit descriptors: 2 - 2 cos. Negatives lie farther than ``safe_radius`` cells
-    (Chebyshev, strictly) from the match. As published, the negatives in the reference are searched ``"matched"``, among
-    the cells that are some position's match; ``"all"`` searches all of them, as eq. 3 says.
+    Distances are squared and between unit descriptors: 2 - 2 cos. Negatives lie farther than ``safe_radius``
+    cells (Chebyshev, strictly) from the match. As published, the negatives in the reference are searched
+    ``"matched"``, among the cells that are some position's match; ``"all"`` searches all of them, as eq. 3
+    says.
 
     Args:
         query: float (B, h, w, C) descriptors of the input, not normalised.
@@ -109,7 +110,7 @@ def triplet_margin_loss(
 
 
 def reconstruction_loss(high_resolution, restored):
-    """Mean absolute error (eq. 10; the published "mse" configuration is this too). Two (B, H, W, C) -> scalar."""
+    """Mean absolute error (eq. 10; the published "mse" configuration too): two (B, H, W, C) -> scalar."""
     difference = ops.cast(high_resolution, "float32") - ops.cast(restored, "float32")
     return ops.mean(ops.abs(difference))
 

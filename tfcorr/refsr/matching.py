@@ -1,7 +1,7 @@
 """Correspondences and the offsets made of them (paper, eq. 4 and 8, and the published rule of nine votes).
 
-Convention: indices and offsets are ``(y, x)`` in feature cells; offsets handed to the deformable convolution are
-``(dy, dx)`` in cells of the feature that is sampled.
+Convention: indices and offsets are ``(y, x)`` in feature cells; offsets handed to the deformable convolution
+are ``(dy, dx)`` in cells of the feature that is sampled.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def l2_normalize(features, epsilon: float = 1e-12):
 def correspondences(query, reference, *, implementation: str | None = None) -> Matches:
     """For each 3x3 patch of the query, the most similar patch of the reference (eq. 8).
 
-    The paper's correlation is pointwise; the published code matches 3x3 patches of normalised descriptors, which is
-    what this does.
+    The paper's correlation is pointwise; the published code matches 3x3 patches of normalised descriptors,
+    which is what this does.
 
     Args:
         query: (B, Hq, Wq, C) descriptors, not normalised; at least 3x3.
@@ -62,9 +62,9 @@ def flow_from_index(index, reference_width):
 def pre_offsets(index, reference_width):
     """The pre-offset p0 of each of the nine kernel points (eq. 9 as published).
 
-    Equation 9 has one p0 a position. The published code lets each of the nine patches that cover a pixel vote once:
-    kernel point (i, j) takes the flow of the patch whose top-left cell lies (i, j) up and left of the position. Where
-    no patch exists the flow is zero.
+    Equation 9 has one p0 a position. The published code lets each of the nine patches that cover a pixel vote
+    once: kernel point (i, j) takes the flow of the patch whose top-left cell lies (i, j) up and left of the
+    position. Where no patch exists the flow is zero.
 
     Args:
         index: int32 (B, h - 2, w - 2) from :func:`correspondences`.
@@ -83,7 +83,7 @@ def pre_offsets(index, reference_width):
 
 
 def refine_offsets(offsets, scale: int):
-    """Pre-offsets of a finer level: each value repeated ``scale`` times both ways and multiplied by ``scale``.
+    """Pre-offsets of a finer level: values repeated ``scale`` times both ways and multiplied by ``scale``.
 
     (B, h, w, 18) -> (B, scale * h, scale * w, 18), in cells of a map ``scale`` times finer.
     """

@@ -12,7 +12,7 @@ from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork, Featu
 from tfcorr.refsr.matching import PATCH_SIZE, l2_normalize, pre_offsets
 from tfcorr.refsr.restorer import PRESETS, RestorationNetwork, RestorerConfig, preset
 
-#: Cells of zeros between two references in one map: a learned offset at a border meets zeros, not a neighbour.
+#: Cells of zeros between two references in one map: learned offsets at a border meet zeros, no neighbour.
 GAP = 4
 
 
@@ -31,8 +31,8 @@ class References:
 
     Attributes:
         descriptors: For each reference, float32 (1, h, w, 256), unit length.
-        features: The reference features of all, in one map each (1, H, W, C): below one another, :data:`GAP` cells
-            of zeros between them, zeros at the right of the narrower ones.
+        features: The reference features of all, in one map each (1, H, W, C): below one another, :data:`GAP`
+            cells of zeros between them, zeros at the right of the narrower ones.
         placements: Where each stands.
     """
 
@@ -84,7 +84,8 @@ def mosaic(features: list[dict], names: tuple[str, ...]) -> tuple[dict, tuple[Pl
         scale = FEATURE_STRIDES["relu3_1"] // FEATURE_STRIDES[name]
         parts = []
         for number, (one, place) in enumerate(zip(features, placements, strict=True)):
-            # Odd sizes are floored by pooling: a finer map may have a few cells more than the coarse one covers.
+            # Odd sizes are floored by pooling: a finer map may have a few cells more than the coarse one
+            # covers.
             part = one[name][:, : place.height * scale, : place.width * scale]
             below = 0 if number == len(features) - 1 else GAP * scale
             parts.append(ops.pad(part, [[0, 0], [0, below], [0, (columns - place.width) * scale], [0, 0]]))
@@ -97,13 +98,13 @@ class C2Matching(keras.Model):
 
     Args:
         restorer: ``"full"``, ``"light"``, ``"compact"``, a :class:`RestorerConfig`, or a dict of its fields.
-        reference_features: ``"matcher"`` takes the features that are aggregated from the matcher's own reference
-            extractor (nothing to download); ``"vgg19"`` (the paper) from a third extractor, to be filled by
-            :func:`tfcorr.refsr.extractor.load_imagenet_weights`.
+        reference_features: ``"matcher"`` takes the features that are aggregated from the matcher's own
+            reference extractor (nothing to download); ``"vgg19"`` (the paper) from a third extractor, to be
+            filled by :func:`tfcorr.refsr.extractor.load_imagenet_weights`.
 
     Call arguments:
-        inputs: dict of ``lr`` (B, h, w, 3), at least 3x3, and ``reference`` (B, H, W, 3), at least 12x12: float, RGB in
-            [0, 1]; any sizes.
+        inputs: dict of ``lr`` (B, h, w, 3), at least 3x3, and ``reference`` (B, H, W, 3), at least 12x12:
+            float, RGB in [0, 1]; any sizes.
 
     Returns:
         float32 (B, 4 * h, 4 * w, 3), not clamped.
@@ -145,7 +146,7 @@ class C2Matching(keras.Model):
         return ops.stop_gradient(l2_normalize(self.correspondence.query_features(lr)))
 
     def extract(self, reference):
-        """Features of a reference: (B, H, W, 3) in [0, 1] -> dict with ``conv3_1`` and those of the restorer."""
+        """Features of a reference (B, H, W, 3) in [0, 1]: dict of ``conv3_1`` and those of the restorer."""
         features = dict(self.correspondence.reference_features(reference))
         if self.vgg is not None:
             features.update({name: f for name, f in self.vgg(reference).items() if name != "conv3_1"})
@@ -200,7 +201,8 @@ class C2Matching(keras.Model):
         Args:
             lr: (B, h, w, 3) in [0, 1].
             features: Reference features by name, from :meth:`extract` or :attr:`References.features`.
-            offsets: float32 (B, h, w, 18), :func:`tfcorr.refsr.matching.pre_offsets` relative to this input's grid.
+            offsets: float32 (B, h, w, 18), :func:`tfcorr.refsr.matching.pre_offsets` relative to this input's
+                grid.
             origin: Optional int32 (2,), (y, x) of ``lr`` in the whole input, if it is a tile.
 
         Returns:
@@ -228,7 +230,7 @@ class C2Matching(keras.Model):
 
     @classmethod
     def from_architecture(cls, architecture: dict, **kwargs) -> C2Matching:
-        """A built model of the sizes in ``architecture``, with random weights; ``kwargs`` as in :class:`keras.Model`.
+        """A built model of the sizes in ``architecture`` with random weights; ``kwargs`` go to `keras.Model`.
 
         Raises:
             ValueError: unknown keys or values, named.

@@ -118,7 +118,7 @@ class ResidualBlock(keras.layers.Layer):
 
 
 class ReferenceLevel(keras.layers.Layer):
-    """One level of the restoration network: aggregate, fuse, refine (table 3, rows 2 to 5, 7 to 10, 12 to 15).
+    """One level: aggregate, fuse, refine (table 3, rows 2 to 5, 7 to 10, 12 to 15).
 
     Call arguments:
         x: (B, H, W, F) content feature.
@@ -182,8 +182,8 @@ class ReferenceLevel(keras.layers.Layer):
 def place_on_grid(feature, height, width, origin=None):
     """Crops or zero-pads ``feature`` at right and bottom to (height, width), read from ``origin`` on.
 
-    (B, Hr, Wr, C) -> (B, height, width, C). The offset branch sees the reference unaligned, cell beside cell; a tile
-    of an input reads it from the tile's own place, so that the result does not depend on the tiling.
+    (B, Hr, Wr, C) -> (B, height, width, C). The offset branch sees the reference unaligned, cell beside cell;
+    a tile of an input reads it from the tile's own place, so that the result does not depend on the tiling.
     """
     for axis, size in ((1, height), (2, width)):
         available = ops.shape(feature)[axis]
@@ -201,7 +201,7 @@ def place_on_grid(feature, height, width, origin=None):
 
 
 class RestorationNetwork(keras.Model):
-    """Content path with three levels of aggregated reference texture; the output is added to the upsampled input.
+    """Content path with three levels of aggregated reference texture, added to the upsampled input.
 
     Args:
         config: Sizes; a :class:`RestorerConfig`, or a dict of its fields.
@@ -210,15 +210,16 @@ class RestorationNetwork(keras.Model):
         inputs: dict of
 
             - ``lr``: (B, h, w, 3) float in [0, 1];
-            - ``relu3_1``, ``relu2_1``, ``relu1_1`` (those of the levels in use): reference features of a common
-              reference of any size, see :class:`tfcorr.refsr.extractor.FeatureExtractor`;
-            - ``pre_offset``: float32 (B, h, w, 18) from :func:`tfcorr.refsr.matching.pre_offsets` at scale 1, relative
-              to this input's own grid;
-            - ``origin``: optional int32 (2,): (y, x) of this input in a larger image, in its pixels, when it is a tile.
+            - ``relu3_1``, ``relu2_1``, ``relu1_1`` (those of the levels in use): reference features of a
+              common reference of any size, see :class:`tfcorr.refsr.extractor.FeatureExtractor`;
+            - ``pre_offset``: float32 (B, h, w, 18) from :func:`tfcorr.refsr.matching.pre_offsets` at scale 1,
+              relative to this input's own grid;
+            - ``origin``: optional int32 (2,): (y, x) of this input in a larger image, in its pixels, when it
+              is a tile.
 
     Returns:
-        float32 (B, 4 * h, 4 * w, 3), not clamped. As in the published code, and not in table 3, the last convolution
-        gives a residual on the bilinearly upsampled input.
+        float32 (B, 4 * h, 4 * w, 3), not clamped. As in the published code, and not in table 3, the last
+        convolution gives a residual on the bilinearly upsampled input.
     """
 
     def __init__(self, config: RestorerConfig | dict | None = None, **kwargs):

@@ -10,8 +10,6 @@ bilinear kernel this equals repeating the border.
 
 from __future__ import annotations
 
-import math
-
 import keras
 import numpy as np
 from keras import ops
@@ -42,8 +40,8 @@ def polyphase_weights(scale: int, interpolation: str) -> np.ndarray:
         interpolation: ``"bicubic"`` or ``"bilinear"``.
 
     Returns:
-        float32 (scale, 2 * support + 1): row p holds the weights of the input pixels i - support ... i + support
-        for the output pixel scale * i + p.
+        float32 (scale, 2 * support + 1): row p holds the weights of the input pixels i - support ... i +
+        support for the output pixel scale * i + p.
     """
     kernel, support = _KERNELS[interpolation]
     weights = np.zeros((scale, 2 * support + 1), np.float32)
@@ -59,10 +57,11 @@ class Upsampling(keras.layers.Layer):
 
     Args:
         scale: Factor, a positive integer.
-        interpolation: ``"bicubic"`` (Pillow's ``Image.BICUBIC``, without its rounding to 8 bits) or ``"bilinear"``.
+        interpolation: ``"bicubic"`` (Pillow's ``Image.BICUBIC``, without its rounding to 8 bits) or
+            ``"bilinear"``.
 
-    Input shape: (B, h, w, C) float. Output shape: (B, scale * h, scale * w, C), same dtype. Values are not clamped:
-    the bicubic kernel overshoots at edges.
+    Input shape: (B, h, w, C) float. Output shape: (B, scale * h, scale * w, C), same dtype. Values are not
+    clamped: the bicubic kernel overshoots at edges.
 
     Raises:
         ValueError: if ``scale`` or ``interpolation`` is not one of the above.
@@ -113,8 +112,8 @@ class Upsampling(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         batch, height, width, channels = input_shape
-        grow = lambda n: None if n is None else n * self.scale
-        return (batch, grow(height), grow(width), channels)
+        sides = (None if side is None else side * self.scale for side in (height, width))
+        return (batch, *sides, channels)
 
     def get_config(self):
         return {**super().get_config(), "scale": self.scale, "interpolation": self.interpolation}
@@ -123,8 +122,8 @@ class Upsampling(keras.layers.Layer):
 class BicubicUpsampling(Upsampling):
     """:class:`Upsampling` with Pillow's bicubic kernel: what the matcher sees of a low-resolution image.
 
-    The published pipeline rounds the upsampled image to 8 bits; ``quantize=True`` does so too (values in [0, 1]
-    are clamped and rounded to k/255), so that the features equal those of the published data loader.
+    The published pipeline rounds the upsampled image to 8 bits; ``quantize=True`` does so too (values in [0,
+    1] are clamped and rounded to k/255), so that the features equal those of the published data loader.
     """
 
     def __init__(self, scale: int = 4, quantize: bool = False, **kwargs):
@@ -142,8 +141,3 @@ class BicubicUpsampling(Upsampling):
 
     def get_config(self):
         return {**super().get_config(), "quantize": self.quantize}
-
-
-def receptive_radius(scale: int, interpolation: str) -> int:
-    """How many input pixels to each side an upsampled pixel depends on, for planning tiles."""
-    return math.ceil(_KERNELS[interpolation][1])
