@@ -34,7 +34,7 @@ class DynamicAggregation(keras.layers.Layer):
     """
 
     def __init__(self, filters: int, deform_groups: int = 8, implementation: str | None = None, **kwargs):
-        # Offsets of hundreds of cells need float32, bfloat16 cannot hold 257.5: nothing is cast on the way in.
+        # Offsets of hundreds of cells need float32, bfloat16 cannot hold 257.5: nothing is cast here.
         super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.deform_groups = deform_groups
