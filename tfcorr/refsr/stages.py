@@ -236,6 +236,12 @@ def confidence_threshold(model: C2Matching, dataset, share: float = 0.95) -> flo
     return float(np.clip(np.quantile(np.concatenate([s.ravel() for s in scores]), share), 0, 1))
 
 
+def _matcher_card(folder: str) -> dict[str, Any]:
+    """What the card of a super-resolution model tells of the matcher within it."""
+    content = find_model(Path(folder), job=CORRESPONDENCE).content
+    return {key: content[key] for key in ("name", "checksums", "metrics", "training") if key in content}
+
+
 def _portable(command: Sequence[str]) -> str:
     """The command as it would be typed elsewhere: where the data lay is no one's business."""
     return shlex.join(word for word in command if not word.startswith("data_root="))
@@ -288,7 +294,7 @@ def save_model(
             "steps": state.step,
             "seconds": round(state.seconds),
             "precision": precision,
-            "matcher": None if matcher else Path(config.matcher).name,
+            "matcher": None if matcher else _matcher_card(config.matcher),
             "tfcorr": tfcorr.__version__,
         },
     }
