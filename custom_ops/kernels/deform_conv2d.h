@@ -49,8 +49,9 @@ struct DeformLayout {
   int64_t packed_kernel_size;
   int64_t forward_scratch;  // Per worker.
 
-  // Backward: unit = (batch slice, group, channel part); each owns its part of the gradients of x and kernel.
-  int64_t part_channels, parts, slices, units;
+  // Backward: unit = (batch slice, some groups, channel part); each owns its part of the gradients of x and kernel.
+  // Several parts only with one group a unit.
+  int64_t unit_groups, part_channels, parts, slices, units;
   int64_t kernel_gradient_size;  // Of all slices: [slice][G][kh * kw][group_channels][O].
   int64_t sample_gradient_size;  // Of one part, if there are several: offset and mask gradients, 3 per sample.
   int64_t backward_scratch;      // Per worker.

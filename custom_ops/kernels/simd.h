@@ -124,11 +124,14 @@ TFCORR_INLINE V minimum(V a, V b) {
 #define TFCORR_SHUFFLE(mask_type, a, b, ...) __builtin_shuffle(a, b, mask_type{__VA_ARGS__})
 #endif
 
-// even_lanes(a, b) and odd_lanes(a, b) split the sequence a, b of pairs into first and second members.
+// even_lanes(a, b) and odd_lanes(a, b) split the sequence a, b of pairs into first and second members;
+// first_pairs(a, b), second_pairs(a, b) are the two halves of the sequence of pairs of lanes of a and b.
 // sum_quarters(a, b, c, d): in every 128 bits, the four sums over these 128 bits of a, b, c and d.
 // fold(v): the sum of all 128-bit quarters, one Vec4.
 TFCORR_INLINE Vec4 even_lanes(Vec4 a, Vec4 b) { return TFCORR_SHUFFLE(IntVec4, a, b, 0, 2, 4, 6); }
 TFCORR_INLINE Vec4 odd_lanes(Vec4 a, Vec4 b) { return TFCORR_SHUFFLE(IntVec4, a, b, 1, 3, 5, 7); }
+TFCORR_INLINE Vec4 first_pairs(Vec4 a, Vec4 b) { return TFCORR_SHUFFLE(IntVec4, a, b, 0, 4, 1, 5); }
+TFCORR_INLINE Vec4 second_pairs(Vec4 a, Vec4 b) { return TFCORR_SHUFFLE(IntVec4, a, b, 2, 6, 3, 7); }
 TFCORR_INLINE Vec4 add_halves(Vec4 a, Vec4 b) {
   return TFCORR_SHUFFLE(IntVec4, a, b, 0, 4, 1, 5) + TFCORR_SHUFFLE(IntVec4, a, b, 2, 6, 3, 7);
 }
@@ -140,6 +143,8 @@ TFCORR_INLINE Vec4 fold(Vec4 v) { return v; }
 #if defined(__AVX2__) || defined(__AVX512F__)
 TFCORR_INLINE Vec8 even_lanes(Vec8 a, Vec8 b) { return TFCORR_SHUFFLE(IntVec8, a, b, 0, 2, 4, 6, 8, 10, 12, 14); }
 TFCORR_INLINE Vec8 odd_lanes(Vec8 a, Vec8 b) { return TFCORR_SHUFFLE(IntVec8, a, b, 1, 3, 5, 7, 9, 11, 13, 15); }
+TFCORR_INLINE Vec8 first_pairs(Vec8 a, Vec8 b) { return TFCORR_SHUFFLE(IntVec8, a, b, 0, 8, 1, 9, 2, 10, 3, 11); }
+TFCORR_INLINE Vec8 second_pairs(Vec8 a, Vec8 b) { return TFCORR_SHUFFLE(IntVec8, a, b, 4, 12, 5, 13, 6, 14, 7, 15); }
 TFCORR_INLINE Vec8 add_halves(Vec8 a, Vec8 b) {
   return TFCORR_SHUFFLE(IntVec8, a, b, 0, 8, 1, 9, 4, 12, 5, 13) +
          TFCORR_SHUFFLE(IntVec8, a, b, 2, 10, 3, 11, 6, 14, 7, 15);
@@ -161,6 +166,12 @@ TFCORR_INLINE Vec16 even_lanes(Vec16 a, Vec16 b) {
 }
 TFCORR_INLINE Vec16 odd_lanes(Vec16 a, Vec16 b) {
   return TFCORR_SHUFFLE(IntVec16, a, b, 1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+}
+TFCORR_INLINE Vec16 first_pairs(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+}
+TFCORR_INLINE Vec16 second_pairs(Vec16 a, Vec16 b) {
+  return TFCORR_SHUFFLE(IntVec16, a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
 }
 TFCORR_INLINE Vec16 add_halves(Vec16 a, Vec16 b) {
   return TFCORR_SHUFFLE(IntVec16, a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29) +
