@@ -14,7 +14,6 @@ import tfcorr.cli.super_resolve as command
 import tfcorr.pretrained as pretrained
 from tfcorr.cli import COMMANDS, build_parser, main
 from tfcorr.cli.batch import plan_jobs
-from tfcorr.cli.figure import draw_figure
 from tfcorr.errors import TfcorrError, UsageError
 from tfcorr.refsr.predictor import SuperResolver
 
@@ -456,20 +455,3 @@ def test_models(tiny_model_folder, tmp_path, monkeypatch, capsys):
     (tmp_path / "a.png").write_bytes(b"")
     assert main(arguments) == 1
     assert "its SHA-256 is" in capsys.readouterr().err
-
-
-# The figure ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (3, 40), (30, 22)])
-def test_figures_of_any_size(shape):
-    random = np.random.default_rng(0)
-    low_res = random.integers(0, 256, (*shape, 3)).astype(np.uint16)
-    result = random.random((4 * shape[0], 4 * shape[1], 3)).astype(np.float32)
-    references = [random.integers(0, 256, (5 + n, 50, 3)).astype(np.uint8) for n in range(3)]
-    correspondence = np.zeros((*shape, 3), np.int32)
-    confidence = random.random(shape).astype(np.float32)
-    for count in (0, 1, 3):
-        figure = draw_figure(low_res, result, references[:count], correspondence, confidence, 0.5)
-        assert figure.dtype == np.uint8 and figure.shape[2] == 3
-        assert figure.std() > 10

@@ -155,7 +155,9 @@ def _cpu() -> dict[str, Any]:
     except OSError:
         pass
     flags = set((fields.get("flags") or fields.get("features") or "").split())
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    from tfcorr.toolchain import usable_cores
+
+    cores = usable_cores()
     return {
         "model": fields.get("model name") or platform.processor() or platform.machine(),
         "cores": cores,

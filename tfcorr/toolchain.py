@@ -1,4 +1,4 @@
-"""The tools that can build the compiled ops: found without importing TensorFlow."""
+"""The machine's tools and cores, found without importing TensorFlow."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import shutil
 
 from tfcorr.errors import TfcorrError
 
-__all__ = ["BuildError", "find_bazel", "find_compiler"]
+__all__ = ["BuildError", "find_bazel", "find_compiler", "usable_cores"]
 
 
 class BuildError(TfcorrError):
@@ -38,3 +38,10 @@ def find_compiler() -> list[str]:
 def find_bazel() -> str | None:
     """Returns Bazel's path (`bazel` or `bazelisk`), or None if there is none."""
     return shutil.which("bazel") or shutil.which("bazelisk")
+
+
+def usable_cores() -> int:
+    """Returns how many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux only
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -18,6 +18,7 @@ from tfcorr.bench import peers, workloads
 from tfcorr.bench.worker import PEER
 from tfcorr.bench.workloads import Case, DeformCase, MatchCase
 from tfcorr.errors import TfcorrError
+from tfcorr.toolchain import usable_cores
 
 FULL_CASES: tuple[Case, ...] = (
     *(
@@ -74,7 +75,7 @@ def run(
         TfcorrError: a measuring process failed; the message tells its last words.
     """
     repeats = (3 if quick else 7) if repeats is None else repeats
-    threads = _usable_cpus() if threads is None else threads
+    threads = usable_cores() if threads is None else threads
     if cases is None:
         cases = QUICK_CASES if quick else FULL_CASES
     for name, value in (("repeats", repeats), ("threads", threads), ("the number of cases", len(cases))):
@@ -215,10 +216,6 @@ def _align(rows: list[tuple[str, ...]]) -> list[str]:
         ).rstrip()
         for cells in rows
     ]
-
-
-def _usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _processor() -> str:

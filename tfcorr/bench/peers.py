@@ -1,4 +1,4 @@
-"""The same work by other packages, where they are installed (`pip install tfcorr[bench]`)."""
+"""The same work by other packages, where they are installed (extra `bench`)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _import(package: str) -> Any:
         return __import__(package)
     except ImportError as error:
         raise PeerUnavailableError(
-            f"{package} is not installed ({error}): pip install tfcorr[bench]"
+            f"{package} is not installed ({error}): install the extra `bench`"
         ) from error
 
 

@@ -12,7 +12,8 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Measures the time and the extra memory of deform_conv2d and match_patches, compiled and portable, beside ONNX
 Runtime's DeformConv and a matcher of PyTorch's unfold and convolution where those packages are installed
-(pip install tfcorr[bench]). Contestants are timed in turn in one process, so that other load hits all alike.
+(pip install ".[bench]" in a checkout). Contestants are timed in turn in one process, so that other load hits
+all alike.
 """
 
 _EPILOG = """\

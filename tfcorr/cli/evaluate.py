@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from tfcorr.cli.messages import start_tensorflow
+
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
@@ -44,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if config.stage != "evaluate":
         raise ConfigError(f"{args.config}: stage {config.stage} is no evaluation; use `tfcorr train`")
+    start_tensorflow()
     from tfcorr.refsr.evaluation import run_benchmark, table
 
     result = run_benchmark(config, report=lambda line: print(line, flush=True))

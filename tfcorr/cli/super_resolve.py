@@ -321,12 +321,12 @@ def draw(picture: Picture, result: UpscaleResult, references: list[np.ndarray]) 
     """Draws the figure of one image, greyscale as grey RGB."""
     import numpy as np
 
-    from tfcorr.cli.figure import draw_figure
+    from tfcorr.imaging.figure import comparison_figure
 
     def colour(image: np.ndarray) -> np.ndarray:
         return np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image
 
-    return draw_figure(
+    return comparison_figure(
         colour(picture.pixels),
         colour(result.image),
         [colour(image) for image in references],

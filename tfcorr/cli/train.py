@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from tfcorr.cli.messages import start_tensorflow
+
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
@@ -46,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, args.overrides)
     if config.stage == "evaluate":
         raise ConfigError(f"{args.config}: stage evaluate is no training; use `tfcorr evaluate`")
+    start_tensorflow()
     from tfcorr.refsr.stages import train
 
     command = ["tfcorr", "train", args.config, *args.overrides]

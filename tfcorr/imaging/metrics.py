@@ -1,6 +1,6 @@
 """PSNR and SSIM as the super-resolution literature reports them.
 
-The protocol (C2-Matching section 4.1, and the published evaluation code where the paper is silent): the
+The protocol (C2-Matching section 5.1, and the published evaluation code where the paper is silent): the
 output is clamped and rounded to 8 bits, a border as wide as the scale is cut off on each side, and PSNR and
 SSIM are taken on the luma of ITU-R BT.601 in its studio range (16...235), which is *not* rounded.
 """

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tfcorr import resources
 from tfcorr.ops import library
-from tfcorr.toolchain import BuildError, find_bazel, find_compiler
+from tfcorr.toolchain import BuildError, find_bazel, find_compiler, usable_cores
 
 TOOLS = ("bazel", "compiler")
 
@@ -232,7 +232,7 @@ def _build_with_compiler(
 
     # The files that include TensorFlow take by far the longest, so they start first.
     files.sort(key=lambda source: flags.kernel_suffix(source) is not None)
-    with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(max_workers=usable_cores()) as pool:
         objects = [str(path) for path in pool.map(compile_one, files)]
     built = scratch / library.LIBRARY_NAME
     _run([*compiler, "-shared", "-o", str(built), *objects, *tensorflow.link], log, "linking")

@@ -40,7 +40,7 @@ class Matches(NamedTuple):
 def match_patches(query, reference, *, patch_size: int = 3, implementation: str | None = None) -> Matches:
     """Finds for every patch of `query` the patch of `reference` with the highest normalised correlation.
 
-    The matching step of C2-Matching (section 3.2, eq. 4), with the published patches of 3 x 3 descriptors:
+    The matching step of C2-Matching (section 3.3, eq. 8), with the published patches of 3 x 3 descriptors:
     over the p * p * C numbers q of a query patch and r of a reference patch,
 
         index = argmax_r  q . r / (|r| + 1e-5)            ties go to the lowest index

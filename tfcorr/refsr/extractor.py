@@ -44,7 +44,9 @@ class FeatureExtractor(keras.Model):
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         for name, width in _CONVOLUTIONS:
-            layer = keras.layers.Conv2D(width, 3, padding="same", kernel_initializer="he_normal", name=name)
+            layer = keras.layers.Conv2D(
+                width, 3, padding="same", kernel_initializer="he_normal", dtype=self.dtype_policy, name=name
+            )
             setattr(self, name, layer)
         self.pool = keras.layers.MaxPooling2D(2, name="pool")
 
