@@ -406,6 +406,25 @@ def test_out_of_memory_is_told(run, loaded, photo, tmp_path, monkeypatch):
     assert errors.startswith(f"tfcorr: {small}: out of memory even with the smallest tiles")
 
 
+def test_a_batch_goes_on_after_an_unforeseen_error(run, loaded, photo, tmp_path, monkeypatch, capsys):
+    upscale = loaded.upscale
+
+    def fails_once(*arguments, **options):
+        monkeypatch.setattr(loaded, "upscale", upscale)
+        raise ZeroDivisionError("of no use")
+
+    monkeypatch.setattr(loaded, "upscale", fails_once)
+    first, second = photo("a.png"), photo("b.png")
+    status, text, errors = run(first, second, "--output", tmp_path / "out")
+    assert status == 1
+    assert errors == f"tfcorr: {first}: ZeroDivisionError: of no use (TFCORR_DEBUG=1 shows where)\n"
+    assert text.splitlines()[-1] == "1 written, 0 skipped, 1 failed"
+    monkeypatch.setattr(loaded, "upscale", fails_once)
+    monkeypatch.setenv("TFCORR_DEBUG", "1")
+    assert main(["super-resolve", str(first), "--output", str(tmp_path / "c.png")]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_the_whole_command(tiny_model_folder, photo, tmp_path):
     """In a process of its own: the model is loaded, and standard error stays clean."""
     small, reference = photo("s.png"), photo("r.png", (40, 40))

@@ -1,6 +1,7 @@
 """Typed configuration: what is refused, and how it is said."""
 
 import dataclasses
+import datetime
 
 import pytest
 import yaml
@@ -61,6 +62,7 @@ def test_values_and_defaults():
         ("train=7", "train: expected a mapping of keys, got 7"),
         ("train.multipliers={a: b}", "train.multipliers.a: expected float, got 'b'"),
         ("stage=teacher", "stage: expected one of matcher, restorer, evaluate, got 'teacher'"),
+        ("stage=[matcher]", "stage: expected one of matcher, restorer, evaluate, got ['matcher']"),
         ("steps", "'steps': expected key=value"),
         ("name=[", "name: '[' is not YAML"),
     ],
@@ -69,6 +71,13 @@ def test_refusals_name_the_key(override, message):
     with pytest.raises(ConfigError) as error:
         matcher(override)
     assert str(error.value).startswith(message)
+
+
+def test_an_override_does_not_reach_what_an_anchor_shares():
+    rules = [{"scene": "church"}]
+    changed = apply_overrides({"a": rules, "b": rules}, ["a.0.scene=market"])
+    assert changed == {"a": [{"scene": "market"}], "b": [{"scene": "church"}]}
+    assert rules == [{"scene": "church"}]
 
 
 def test_missing_key():
@@ -83,6 +92,9 @@ def test_files(tmp_path):
     assert load_config(path, ["train.steps=3"]).train.steps == 3
     with pytest.raises(ConfigError, match=r"m\.yaml: data\.crop: expected int"):
         load_config(path, ["data.crop=x"])
+    path.write_text(yaml.safe_dump({**MATCHER, "name": datetime.date(2024, 1, 31)}))
+    with pytest.raises(ConfigError, match=r"m\.yaml: name: expected str, got datetime\.date"):
+        load_config(path)
     path.write_text("a: [")
     with pytest.raises(ConfigError, match=r"m\.yaml: not a YAML file"):
         load_config(path)

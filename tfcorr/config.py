@@ -332,14 +332,14 @@ def load_config(name: str | os.PathLike, overrides: Iterable[str] = ()) -> Confi
 def parse_config(mapping: Mapping[str, Any]) -> Config:
     """Check a mapping against the schema of its ``stage``; raises `ConfigError`."""
     stage = mapping.get("stage")
-    if stage not in STAGES:
+    if not isinstance(stage, str) or stage not in STAGES:
         raise ConfigError(f"stage: expected one of {', '.join(STAGES)}, got {stage!r}")
     return _read(STAGES[stage], mapping, "")
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
     """A copy of ``mapping`` with each ``key=value`` set; raises `ConfigError` for a word without ``=``."""
-    result = json.loads(json.dumps(mapping))
+    result = _unshared(mapping)
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not key:
@@ -350,6 +350,15 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
             raise ConfigError(f"{key}: {text!r} is not YAML: {' '.join(str(error).split())}") from error
         _set(result, key.split("."), value, key)
     return result
+
+
+def _unshared(node: Any) -> Any:
+    """A copy in which no two keys hold one object, as the anchors of YAML make them."""
+    if isinstance(node, Mapping):
+        return {key: _unshared(value) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_unshared(value) for value in node]
+    return node
 
 
 def _set(node: Any, parts: Sequence[str], value: Any, key: str) -> None:

@@ -83,6 +83,16 @@ def test_bad_lists(root):
     (root / "bad.csv").write_text("input,reference,x,y\na,b,1,two\n")
     with pytest.raises(DataError, match=r"bad\.csv, line 2: .*'two'"):
         find_pairs([PairSource(csv="bad.csv")], str(root))
+    for line in ("a", "a,b,c"):
+        (root / "bad.csv").write_text(f"input,reference\n{line}\n")
+        with pytest.raises(DataError, match=r"bad\.csv, line 2: not as many values as the header"):
+            find_pairs([PairSource(csv="bad.csv")], str(root))
+
+
+def test_a_list_saved_by_a_spreadsheet(root):
+    (root / "marked.csv").write_text("input,reference\na.png,b.png\n", encoding="utf-8-sig")
+    (pair,) = find_pairs([PairSource(csv="marked.csv")], str(root))
+    assert (pair.input.name, pair.reference.name) == ("a.png", "b.png")
 
 
 def test_cache(root, caplog):

@@ -1,4 +1,5 @@
-"""Types of command-line arguments: a text in, a value out, or one clear sentence for argparse to print."""
+"""Arguments that commands share, and their types: a text in, a value out, or one clear sentence for argparse
+to print."""
 
 from __future__ import annotations
 
@@ -6,10 +7,18 @@ import argparse
 import math
 import re
 
-__all__ = ["byte_count", "output_size", "positive_int", "scale_factor"]
+__all__ = ["add_config", "byte_count", "output_size", "positive_int", "scale_factor"]
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Adds what `tfcorr.config.load_config` takes: `config`, and `overrides` that may be none."""
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that ships")
+    parser.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="values that replace those of the file, keys dotted"
+    )
 
 
 def byte_count(text: str) -> int:

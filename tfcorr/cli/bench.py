@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from tfcorr.cli.arguments import positive_int
+
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
@@ -36,9 +38,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "what", nargs="?", choices=["ops"], default="ops", help="what to measure (default: ops)"
     )
-    parser.add_argument("--repeats", type=_positive, metavar="N", help="timed rounds (default: 7, quick: 3)")
     parser.add_argument(
-        "--threads", type=_positive, metavar="N", help="threads for each contestant (default: all processors)"
+        "--repeats", type=positive_int, metavar="N", help="timed rounds (default: 7, quick: 3)"
+    )
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="threads for each contestant (default: all processors)",
     )
     parser.add_argument("--quick", action="store_true", help="small maps, to see that all works")
     parser.add_argument("--no-memory", action="store_true", help="times only, which is several times quicker")
@@ -70,10 +77,3 @@ def _write(path: Path, text: str) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {value}")
-    return value

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tfcorr.cli.arguments import byte_count, output_size, positive_int, scale_factor
 from tfcorr.cli.messages import ProgressBar, describe, start_tensorflow
 from tfcorr.cli.references import MOST_FROM_FOLDER, GivenReferences
-from tfcorr.errors import TfcorrError, UsageError
+from tfcorr.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -228,7 +230,9 @@ class _Batch:
         """Upscales one image; whatever is wrong with it becomes its outcome."""
         try:
             return self._upscale(upscaler, references, job, figure)
-        except (TfcorrError, MemoryError, OSError) as error:
+        except Exception as error:  # whatever it is, the rest of the batch goes on
+            if os.environ.get("TFCORR_DEBUG"):
+                traceback.print_exc()
             message = describe(error)
             if not message.startswith((str(job.source), str(job.target), str(figure))):
                 message = f"{job.source}: {message}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from tfcorr.cli.arguments import add_config
 from tfcorr.cli.messages import start_tensorflow
 
 __all__ = ["add_parser", "run"]
@@ -35,10 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of one that ships")
-    parser.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", help="values that replace those of the file, keys dotted"
-    )
+    add_config(parser)
 
 
 def run(args: argparse.Namespace) -> int:

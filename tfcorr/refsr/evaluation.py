@@ -27,8 +27,8 @@ from tfcorr.refsr.photos import DataError, Pair, PhotoCache, find_pairs
 
 SCALE = 4
 BICUBIC = "bicubic"
-# : What a model may be given: the pair's reference, one of another scene, or none (then its input is the
-# reference).
+#: What a model may be given: the pair's reference, one of another scene, or none (then its input is the
+#: reference).
 REFERENCES = ("true", "unrelated", "none")
 
 
@@ -215,7 +215,8 @@ def run_benchmark(config: EvaluateConfig, report: Callable[[str], None] = print)
     """Evaluate the model that a configuration names and write the result to its ``output``.
 
     Returns:
-        What `evaluate` returns, with ``model`` (name and checksum) and ``protocol`` (list, border, version).
+        What `evaluate` returns, with ``model`` (name and checksum) and ``protocol`` (list, border, memory,
+        version).
 
     Raises:
         TfcorrError: the model or the pairs cannot be used.
@@ -230,10 +231,15 @@ def run_benchmark(config: EvaluateConfig, report: Callable[[str], None] = print)
     card = find_model(config.model)
     checksum = card.checksums[WEIGHTS_FILE]
     output = Path(config.output)
-    protocol = {"border": config.border, "scale": SCALE, "tfcorr": tfcorr.__version__}
-    cache = ScoreCache(
-        output.with_suffix(".cache.jsonl"), f"{checksum[:16]}-{config.border}-{tfcorr.__version__}"
-    )
+    # With less memory, references are reduced, and scores fall.
+    protocol = {
+        "border": config.border,
+        "scale": SCALE,
+        "memory": config.memory,
+        "tfcorr": tfcorr.__version__,
+    }
+    key = f"{checksum[:16]}-{config.border}-{config.memory}-{tfcorr.__version__}"
+    cache = ScoreCache(output.with_suffix(".cache.jsonl"), key)
     result = evaluate(
         SuperResolver.from_pretrained(config.model, memory=config.memory),
         pairs,

@@ -21,6 +21,7 @@ _FLOAT = 4
 # workspace.
 _EXTRACTOR_BYTES = (3 + 64 + 64 + 64) * _FLOAT
 _DESCRIPTOR_WIDTH = 256
+_CGROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,27 @@ def _meminfo_available() -> int | None:
 
 
 def _cgroup_available() -> int | None:
-    for limit_file, used_file in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    """What the control group (version 2, or 1) leaves to this process; None where it has no limit."""
+    for folder, limit_file, used_file, cache in (
+        (_CGROUP, "memory.max", "memory.current", "inactive_file"),
+        (_CGROUP / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            limit = int(Path(limit_file).read_text(encoding="ascii"))
-            return max(0, limit - int(Path(used_file).read_text(encoding="ascii")))
+            limit = int((folder / limit_file).read_text(encoding="ascii"))
+            used = int((folder / used_file).read_text(encoding="ascii"))
         except (OSError, ValueError):
             continue
+        # Files that were read stay counted as used until the room is needed.
+        return max(0, limit - max(0, used - _statistic(folder / "memory.stat", cache)))
     return None
+
+
+def _statistic(path: Path, name: str) -> int:
+    """A number out of lines of names and numbers; 0 if it is not there."""
+    try:
+        return int(dict(line.split() for line in path.read_text(encoding="ascii").splitlines())[name])
+    except (OSError, ValueError, KeyError):
+        return 0
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -161,10 +161,13 @@ def find_pairs(
 
 def _csv_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
     path = resolve_list_path(source.csv, data_root)
-    with open(path, newline="", encoding="utf-8") as file:
+    # Spreadsheets put a byte order mark in front of UTF-8.
+    with open(path, newline="", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     pairs = []
     for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise DataError(f"{path}, line {number}: not as many values as the header has columns")
         try:
             input_path = resolve_data_path(source.input_path.format(**row), data_root)
             reference_path = resolve_data_path(source.reference_path.format(**row), data_root)

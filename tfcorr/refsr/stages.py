@@ -29,7 +29,7 @@ from tfcorr.training.loop import prepare, run_fit
 CORRESPONDENCE = "correspondence"
 SUPER_RESOLUTION = "super-resolution"
 
-# What may change between two sessions of one run.
+# What may change between two calls for one run.
 _FREE = (
     "output",
     "run",

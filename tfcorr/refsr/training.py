@@ -192,7 +192,7 @@ class RestorerTrainer(_Trainer):
         }
 
     def pictures(self, data) -> dict:
-        """Input, reference, output and truth of a batch side by side, for TensorBoard: (B, H, 4 W, 3)."""
+        """Enlarged input, output, truth and reference of a batch beside each other: (B, H, 4 W, 3)."""
         height, width = data["hr"].shape[1:3]
         parts = [self._bicubic(data["lr"]), self(data), data["hr"]]
         shown = [tf.clip_by_value(part, 0.0, 1.0) for part in parts]

@@ -37,7 +37,7 @@ class RunState:
         seed: of weights and data.
         config: hash of the configuration.
         step: optimiser steps done.
-        seconds: time spent in all sessions of this run.
+        seconds: time spent in all calls of this run.
         best: best value of the validation's metric so far.
         metrics: the latest validation.
         stopped: why the run ended before its last step, or None.
@@ -308,7 +308,7 @@ class Checkpoints(keras.callbacks.Callback):
 
 
 class Stop(keras.callbacks.Callback):
-    """Ends training after the current step on SIGINT, SIGTERM, or after ``max_minutes`` of this session.
+    """Ends training after the current step on SIGINT, SIGTERM, or after ``max_minutes`` of this call.
 
     `RunState.stopped` then says why. The previous signal handlers come back when training ends; a second
     signal while the first is being obeyed does what it always did.
