@@ -65,6 +65,14 @@ def test_explicit_padding():
     assert layer.compute_output_shape(x.shape) == (1, 5, 8, 4)
 
 
+def test_channels_last_whatever_keras_is_set_to():
+    try:
+        keras.config.set_image_data_format("channels_first")
+        assert DeformConv2D(2, 3, padding="same")(images(1, 5, 6, 4)).shape == (1, 5, 6, 2)
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
 def test_all_weights_get_gradients(implementation):
     layer = DeformConv2D(4, 3, padding="same", deform_groups=2, implementation=implementation)
     x = images(1, 6, 7, 4)

@@ -17,6 +17,7 @@ import sys
 from typing import Any
 
 import tfcorr
+from tfcorr.toolchain import BuildError, find_bazel, find_compiler, usable_cores
 
 __all__ = ["examine", "probe", "render"]
 
@@ -155,12 +156,9 @@ def _cpu() -> dict[str, Any]:
     except OSError:
         pass
     flags = set((fields.get("flags") or fields.get("features") or "").split())
-    from tfcorr.toolchain import usable_cores
-
-    cores = usable_cores()
     return {
         "model": fields.get("model name") or platform.processor() or platform.machine(),
-        "cores": cores,
+        "cores": usable_cores(),
         "features": [name for name in _CPU_FEATURES if name in flags],
     }
 
@@ -191,8 +189,6 @@ def _run_probe() -> dict[str, Any]:
 
 
 def _build_tools() -> dict[str, str | None]:
-    from tfcorr.toolchain import BuildError, find_bazel, find_compiler
-
     tools: dict[str, str | None] = {"compiler": None, "compiler_error": None, "bazel": find_bazel()}
     try:
         command = find_compiler()

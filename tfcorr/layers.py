@@ -142,6 +142,7 @@ class DeformConv2D(keras.layers.Layer):
             self.kernel_size,
             strides=self.strides,
             padding=self.padding if isinstance(self.padding, str) else "valid",
+            data_format="channels_last",
             dilation_rate=self.dilation_rate,
             kernel_initializer="zeros",
             dtype="float32",

@@ -21,7 +21,7 @@ def find_compiler() -> list[str]:
     Raises:
         BuildError: if there is none, or `$CXX` names none.
     """
-    if named := os.environ.get("CXX"):
+    if named := os.environ.get("CXX", "").strip():
         command = shlex.split(named)
         if shutil.which(command[0]) is None:
             raise BuildError(f"no C++ compiler: CXX is {named!r}, which is not on the PATH")

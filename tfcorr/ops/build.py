@@ -149,9 +149,11 @@ def build(
         raise ValueError(f"tool is {tool!r}; expected one of {', '.join(TOOLS)}, or None")
     tensorflow = _TensorFlow.installed()
     target = _writable(output_dir, tensorflow.version) / library.LIBRARY_NAME
+    # Taken first: sources that change during the build are not those of the library.
+    digest = sources_digest()
 
     if not force and target.is_file() and (record := _read_record(target)):
-        same = record.get("sources") == sources_digest() and record.get("tensorflow") == tensorflow.version
+        same = record.get("sources") == digest and record.get("tensorflow") == tensorflow.version
         if same and tool in (None, record.get("tool")):
             return BuildResult(target, record["tool"], 0.0, "already built from these sources")
 
@@ -171,7 +173,7 @@ def build(
         else:
             built, used = _build_with_compiler(tensorflow, Path(scratch), log, progress), "compiler"
         _check_loads(built)
-        record = {"tensorflow": tensorflow.version, "sources": sources_digest(), "tool": used}
+        record = {"tensorflow": tensorflow.version, "sources": digest, "tool": used}
         _install(built, target, record)
     return BuildResult(target, used, time.monotonic() - started, note)
 
@@ -190,7 +192,6 @@ class _TensorFlow:
         except ImportError as error:
             raise BuildError(f"TensorFlow cannot be imported ({error}); install it first") from error
         flags = tf.sysconfig.get_compile_flags()
-        # TensorFlow's headers are not ours to lint: as system headers they give no warnings.
         return cls(
             tf.__version__,
             tf.sysconfig.get_include(),
@@ -206,6 +207,7 @@ def compile_command(
     command = [*compiler, *flags.common, "-iquote", str(folder)]
     suffix = flags.kernel_suffix(source)
     if suffix is None:
+        # TensorFlow's headers are not ours to lint: as system headers they give no warnings.
         command += ["-isystem", tensorflow.include, *tensorflow.defines]
         command += [f"-DTFCORR_TF_VERSION={tensorflow.version}"]
     elif platform.machine().lower() in ("x86_64", "amd64"):
@@ -274,7 +276,13 @@ def _run(
     environment: dict[str, str] | None = None,
 ) -> None:
     done = subprocess.run(
-        command, cwd=cwd, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=cwd,
+        env=environment,
+        text=True,
+        errors="replace",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     with log.open("a") as file:
         file.write(f"$ {shlex.join(command)}\n{done.stdout}\n")
@@ -287,7 +295,9 @@ def _run(
 def _check_loads(built: Path) -> None:
     """Loads the library in a process of its own, so that a bad one is never put in place."""
     code = "import sys, tensorflow as tf; tf.load_op_library(sys.argv[1])"
-    done = subprocess.run([sys.executable, "-c", code, str(built)], text=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(built)], text=True, errors="replace", capture_output=True
+    )
     if done.returncode != 0:
         lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise BuildError(f"the library was built, but TensorFlow does not load it: {lines[-1][:300]}")
@@ -322,11 +332,3 @@ def _read_record(path: Path) -> dict | None:
     except (OSError, ValueError):
         return None
     return record if isinstance(record, dict) else None
-
-
-if __name__ == "__main__":
-    try:
-        outcome = build(*sys.argv[1:2], progress=print)
-    except BuildError as problem:
-        sys.exit(f"tfcorr: {problem}")
-    print(f"{outcome.path} ({outcome.tool}, {outcome.seconds:.0f} s)")

@@ -85,7 +85,11 @@ def deform_conv2d(
         output_size=output_size,
         implementation=implementation,
     )
-    return operation(x, kernel, offset, mask, bias)
+    arguments = (x, kernel, offset, mask, bias)
+    if any(keras.backend.is_keras_tensor(argument) for argument in arguments):
+        return operation(*arguments)
+    # Without Keras' wrapping, which would bury what an error says under the arguments' values.
+    return operation.call(*arguments)
 
 
 @dataclass(frozen=True)
