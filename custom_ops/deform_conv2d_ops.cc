@@ -4,12 +4,12 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <cstdlib>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "isa.h"
 #include "kernels/deform_conv2d.h"
 #include "tensorflow/core/framework/op.h"
 #include "tensorflow/core/framework/op_kernel.h"
@@ -181,15 +181,14 @@ absl::Status BackwardShape(InferenceContext* c) {
 
 // The kernels for this processor; TFCORR_ISA names lesser ones, for tests.
 const DeformKernels& SelectKernels() {
-  const char* asked = std::getenv("TFCORR_ISA");
-  const std::string limit = asked == nullptr ? "" : asked;
 #if defined(__x86_64__)
-  if (limit != "generic" && limit != "avx2" && __builtin_cpu_supports("avx512f") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
-    return avx512::kDeformKernels;
-  }
-  if (limit != "generic" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-    return avx2::kDeformKernels;
+  switch (SelectIsa()) {
+    case Isa::kAvx512:
+      return avx512::kDeformKernels;
+    case Isa::kAvx2:
+      return avx2::kDeformKernels;
+    case Isa::kGeneric:
+      break;
   }
 #endif
   return generic::kDeformKernels;

@@ -1,7 +1,7 @@
 // Modulated deformable convolution on plain arrays: what the TensorFlow op (deform_conv2d_ops.cc) calls.
 //
-// The kernels are compiled once per instruction set (see kernels/simd.h); `deform_kernels()` gives the table of the
-// best one that this processor runs. Nothing here allocates memory or starts threads: the op does both, with
+// The kernels are compiled once per instruction set (see kernels/simd.h); the op takes the table of the one
+// that this processor runs best (see ../isa.h). Nothing here allocates memory or starts threads: the op does both, with
 // TensorFlow's allocator and pool.
 //
 // Layouts, all row-major: x (B, H, W, C), kernel (kh, kw, C, O), offset (B, Ho, Wo, G, kh, kw, [dy, dx]) float32,
@@ -86,7 +86,6 @@ struct DeformBackward {
 };
 
 struct DeformKernels {
-  const char* isa;
   // Fills in the layout for a number of workers.
   void (*layout)(const DeformShape& shape, int64_t workers, DeformLayout* layout);
   // x to its repacked form, and the gradient of the repacked form to that of x; rows [begin, end) of image_rows.

@@ -57,8 +57,6 @@ struct MatchWalk {
 };
 
 struct MatchPatchesKernels {
-  const char* isa;
-
   // Fills in the tiles for the four sizes of the maps, the patch size and the channels.
   void (*plan)(MatchGeometry* geometry);
 

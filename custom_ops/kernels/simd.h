@@ -75,19 +75,6 @@ TFCORR_INLINE void store(T* target, V vector) {
   __builtin_memcpy(target, &vector, sizeof(V));
 }
 
-// The first `count` lanes only; the lanes behind read as zero. Slow: for the ends of rows.
-template <class V, class T>
-TFCORR_INLINE V load_first(const T* source, ptrdiff_t count) {
-  V vector = {};
-  for (ptrdiff_t i = 0; i < count; ++i) vector[i] = source[i];
-  return vector;
-}
-
-template <class V, class T>
-TFCORR_INLINE void store_first(T* target, V vector, ptrdiff_t count) {
-  for (ptrdiff_t i = 0; i < count; ++i) target[i] = vector[i];
-}
-
 // All lanes equal to `value`. (Subtracting +0 changes no float, so that compilers drop it; adding it would turn -0.)
 template <class V, class T>
 TFCORR_INLINE V broadcast(T value) {
@@ -104,17 +91,6 @@ TFCORR_INLINE V fma(V a, V b, V c) {
 template <class M, class V>
 TFCORR_INLINE V select(M mask, V a, V b) {
   return mask ? a : b;
-}
-
-// Lane by lane `a > b ? a : b` (b where either is NaN).
-template <class V>
-TFCORR_INLINE V maximum(V a, V b) {
-  return a > b ? a : b;
-}
-
-template <class V>
-TFCORR_INLINE V minimum(V a, V b) {
-  return a < b ? a : b;
 }
 
 // Lane permutations with constant patterns. `__builtin_shufflevector` is Clang's, and GCC's from version 12 on.

@@ -80,7 +80,7 @@ def test_torch_computes_the_same(monkeypatch):
 
 def test_missing_peer_is_told(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    with pytest.raises(peers.PeerUnavailableError, match=r"torch is not installed .*tfcorr\[bench\]"):
+    with pytest.raises(peers.PeerUnavailableError, match=r"torch is not installed .*extra `bench`"):
         peers.prepare(TINY, TINY.data(), threads=1)
 
 

@@ -50,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
                 "folder": str(card.folder),
                 "bytes": card.size,
                 "licence": card.licence,
+                "sha256": card.checksums,
                 "checksums": states[card.folder],
                 "metrics": card.metrics,
             }
@@ -65,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
                 card.job,
                 f"{card.size / 1e6:.1f} MB",
                 card.licence,
-                checksum_summary(states[card.folder]),
+                checksum_summary(states[card.folder], card.checksums),
                 quality_summary(card.metrics) or "not measured",
             )
             for card in cards
@@ -81,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
     return 0 if intact and not problems else 1
 
 
-def checksum_summary(states: dict[str, str]) -> str:
-    """Returns `ok`, or what is wrong with which file."""
+def checksum_summary(states: dict[str, str], checksums: dict[str, str]) -> str:
+    """Returns `ok` with the first digits of each file's SHA-256, or what is wrong with which file."""
     wrong = [f"{name} {state}" for name, state in states.items() if state != "ok"]
-    return ", ".join(wrong) if wrong else "ok"
+    return ", ".join(wrong) if wrong else " ".join(["ok", *(digits[:12] for digits in checksums.values())])
 
 
 def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:

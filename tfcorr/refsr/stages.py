@@ -156,7 +156,7 @@ def _initialise_matcher(network: CorrespondenceNetwork, config: MatcherConfig) -
 
 
 def _verified_weights(folder: str | os.PathLike, job: str) -> Path:
-    card = find_model(Path(folder), job=job)
+    card = find_model(str(folder), job=job)
     verify(card)
     return card.folder / WEIGHTS_FILE
 
@@ -238,13 +238,22 @@ def confidence_threshold(model: C2Matching, dataset, share: float = 0.95) -> flo
 
 def _matcher_card(folder: str) -> dict[str, Any]:
     """What the card of a super-resolution model tells of the matcher within it."""
-    content = find_model(Path(folder), job=CORRESPONDENCE).content
+    content = find_model(str(folder), job=CORRESPONDENCE).content
     return {key: content[key] for key in ("name", "checksums", "metrics", "training") if key in content}
 
 
 def _portable(command: Sequence[str]) -> str:
-    """The command as it would be typed elsewhere: where the data lay is no one's business."""
-    return shlex.join(word for word in command if not word.startswith("data_root="))
+    """The command as it would be typed elsewhere: where data and runs lay is no one's business."""
+    words = []
+    for word in command:
+        key, equals, value = word.partition("=")
+        if key == "data_root":
+            continue
+        if equals and os.path.isabs(value):
+            inside = os.path.relpath(value)
+            value = os.path.basename(value) if inside.startswith(os.pardir) else inside
+        words.append(f"{key}{equals}{value}")
+    return shlex.join(words)
 
 
 def save_model(
