@@ -48,6 +48,12 @@ def test_values_and_defaults():
         ("data.crop=abc", "data.crop: expected int, got 'abc'"),
         ("data.crop=1.5", "data.crop: expected int, got 1.5"),
         ("train.batch=true", "train.batch: expected int, got True"),
+        ("train.steps=0", "train.steps: expected at least 1, got 0"),
+        ("train.log_every=-1", "train.log_every: expected at least 1, got -1"),
+        (
+            "train.learning_rate.initial=.nan",
+            "initial: expected a finite number, got nan",
+        ),
         ("train.lerning_rate=1", "train.lerning_rate: unknown key, did you mean 'learning_rate'?"),
         ("zzz=1", "zzz: unknown key, known keys are stage, name"),
         ("name=5", "name: expected str, got 5 (write it in quotes)"),

@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import os
 import types
 import typing
@@ -40,6 +41,11 @@ class ConfigError(TfcorrError):
 # ---------------------------------------------------------------------------------------------------------
 # The schema
 # ---------------------------------------------------------------------------------------------------------
+
+
+def _at_least(least: float, default: Any = dataclasses.MISSING) -> Any:
+    """A field whose value may not be smaller; without a default it has to be given."""
+    return field(default=default, metadata={"least": least})
 
 
 @dataclass(frozen=True)
@@ -142,8 +148,8 @@ class MatcherValidation:
 
     images: tuple[str, ...]
     only: tuple[PhotoRule, ...] = ()
-    count: int = 16
-    every: int = 250
+    count: int = _at_least(1, 16)
+    every: int = _at_least(1, 250)
     seed: int = 0
 
 
@@ -154,8 +160,8 @@ class RestorerValidation:
 
     pairs: tuple[PairSource, ...]
     only: tuple[PhotoRule, ...] = ()
-    count: int = 16
-    every: int = 250
+    count: int = _at_least(1, 16)
+    every: int = _at_least(1, 250)
 
 
 @dataclass(frozen=True)
@@ -176,21 +182,21 @@ class Training:
     """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their
     path."""
 
-    steps: int
-    batch: int
-    learning_rate: LearningRate
+    steps: int = _at_least(1)
+    batch: int = _at_least(1)
+    learning_rate: LearningRate = field()
     seed: int = 10
     multipliers: dict[str, float] = field(default_factory=dict)
     ema: float | None = None
     clip_norm: float | None = None
     precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
     max_minutes: float | None = None
-    log_every: int = 20
-    checkpoint_every: int = 200
-    images_every: int = 0
+    log_every: int = _at_least(1, 20)
+    checkpoint_every: int = _at_least(1, 200)
+    images_every: int = _at_least(0, 0)
     max_offset: float = 100.0
-    workers: int = 2
-    threads: int | None = None
+    workers: int = _at_least(1, 2)
+    threads: int | None = _at_least(1, None)
 
 
 @dataclass(frozen=True)
@@ -417,6 +423,8 @@ def _read_scalar(expected: type, value: Any, path: str) -> Any:
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
         hint = " (write it in quotes)" if expected is str and value is not None else ""
         raise ConfigError(f"{path}: expected {expected.__name__}, got {value!r}{hint}")
+    if expected is float and not math.isfinite(value):
+        raise ConfigError(f"{path}: expected a finite number, got {value}")
     return value
 
 
@@ -445,6 +453,9 @@ def _read_dataclass(cls: type, value: Any, path: str) -> Any:
     for name, spec in fields.items():
         if name in value:
             arguments[name] = _read(hints[name], value[name], prefix + name)
+            least = spec.metadata.get("least")
+            if least is not None and arguments[name] is not None and arguments[name] < least:
+                raise ConfigError(f"{prefix}{name}: expected at least {least}, got {arguments[name]}")
         elif spec.default is dataclasses.MISSING and spec.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{prefix}{name}: missing, expected {_describe(hints[name])}")
     return cls(**arguments)

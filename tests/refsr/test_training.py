@@ -13,6 +13,7 @@ from PIL import Image
 from tfcorr.config import LearningRate, Training, parse_config
 from tfcorr.imaging import evaluate_pair
 from tfcorr.pretrained import find_model, load_super_resolution, verify
+from tfcorr.refsr import stages
 from tfcorr.refsr.contrastive import contrastive_loss
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.stages import train
@@ -348,3 +349,12 @@ def test_restorer_step_reports_learned_offsets():
     assert values["offset_max"] == pytest.approx(1.5, abs=1e-4)
     pictures = trainer.pictures(data)
     assert next(iter(pictures.values())).shape == (2, 24, 96, 3)
+
+
+def test_the_command_in_a_card_names_no_folder_of_the_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = ["tfcorr", "train", "refsr/matcher_cpu", "data_root=/home/me/photos", "train.steps=5"]
+    places = [f"output={tmp_path}/runs/a", "matcher=/home/me/models/mine", "run=runs/b"]
+    assert stages._portable([*command, *places]) == (
+        "tfcorr train refsr/matcher_cpu train.steps=5 output=runs/a matcher=mine run=runs/b"
+    )
