@@ -51,8 +51,8 @@ def test_values_and_defaults():
         ("train.steps=0", "train.steps: expected at least 1, got 0"),
         ("train.log_every=-1", "train.log_every: expected at least 1, got -1"),
         (
-            "train.learning_rate.initial=.nan",
-            "initial: expected a finite number, got nan",
+            "train.ema=.nan",
+            "train.ema: expected a finite number, got nan",
         ),
         ("train.lerning_rate=1", "train.lerning_rate: unknown key, did you mean 'learning_rate'?"),
         ("zzz=1", "zzz: unknown key, known keys are stage, name"),
