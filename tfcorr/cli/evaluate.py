@@ -39,16 +39,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluates; returns 1 when a pair had to be skipped."""
-    from tfcorr.config import ConfigError, load_config
+    from tfcorr.config import check_command, load_config, runner
 
     config = load_config(args.config, args.overrides)
-    if config.stage != "evaluate":
-        raise ConfigError(f"{args.config}: stage {config.stage} is no evaluation; use `tfcorr train`")
+    check_command(config, "evaluate")
     start_tensorflow()
-    from tfcorr.refsr.evaluation import run_benchmark, table
-
-    result = run_benchmark(config, report=lambda line: print(line, flush=True))
-    print(table(result))
+    result, table = runner(config)(config, report=lambda line: print(line, flush=True))
+    print(table)
     print(f"written to {config.output}")
     for reason in result["skipped"].values():
         print(f"skipped: {reason}")

@@ -41,14 +41,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Trains; returns 1 when it was interrupted before the last step."""
-    from tfcorr.config import ConfigError, load_config
+    from tfcorr.config import check_command, load_config, runner
 
     config = load_config(args.config, args.overrides)
-    if config.stage == "evaluate":
-        raise ConfigError(f"{args.config}: stage evaluate is no training; use `tfcorr evaluate`")
+    check_command(config, "train")
     start_tensorflow()
-    from tfcorr.refsr.stages import train
-
+    train = runner(config)
     command = ["tfcorr", "train", args.config, *args.overrides]
     state = train(config, command, report=lambda line: print(line, flush=True))
     if state.stopped == "max_minutes":

@@ -255,6 +255,12 @@ def run_benchmark(config: EvaluateConfig, report: Callable[[str], None] = print)
     return result
 
 
+def benchmark(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[dict, str]:
+    """What `tfcorr evaluate` runs: the result of `run_benchmark`, and its table."""
+    result = run_benchmark(config, report)
+    return result, table(result)
+
+
 def _unrelated(pair: Pair, config: EvaluateConfig) -> Path:
     try:
         return resolve_data_path(config.unrelated_path.format(**pair.columns), config.data_root)

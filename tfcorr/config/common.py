@@ -1,0 +1,55 @@
+"""What the configurations of both methods share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def at_least(least: float, default: Any = dataclasses.MISSING) -> Any:
+    """A field whose value may not be smaller; without a default it has to be given."""
+    return field(default=default, metadata={"least": least})
+
+
+@dataclass(frozen=True)
+class PhotoRule:
+    """Photos of one scene (a folder); without ``photos`` (file names without their ending), all of them."""
+
+    scene: str
+    photos: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LearningRate:
+    """``constant`` with ``milestones`` (steps) where it is multiplied by ``factor``, or ``cosine`` down to
+    ``final`` (a share of ``initial``). Both rise linearly over the first ``warmup`` steps."""
+
+    initial: float
+    schedule: Literal["constant", "cosine"] = "constant"
+    milestones: tuple[int, ...] = ()
+    factor: float = 0.1
+    warmup: int = 0
+    final: float = 0.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their
+    path."""
+
+    steps: int = at_least(1)
+    batch: int = at_least(1)
+    learning_rate: LearningRate = field()
+    seed: int = 10
+    multipliers: dict[str, float] = field(default_factory=dict)
+    ema: float | None = None
+    clip_norm: float | None = None
+    precision: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+    max_minutes: float | None = None
+    log_every: int = at_least(1, 20)
+    checkpoint_every: int = at_least(1, 200)
+    images_every: int = at_least(0, 0)
+    max_offset: float = 100.0
+    workers: int = at_least(1, 2)
+    threads: int | None = at_least(1, None)
