@@ -139,3 +139,39 @@ def test_hash():
     other = dataclasses.replace(matcher("train.max_minutes=1"), run="elsewhere")
     assert config_hash(config, ignored) == config_hash(other, ignored)
     assert config_hash(config) != config_hash(other)
+
+
+def test_the_hash_outlives_new_keys_with_defaults():
+    @dataclasses.dataclass(frozen=True)
+    class Inner:
+        a: int = 1
+
+    @dataclasses.dataclass(frozen=True)
+    class InnerLater(Inner):
+        b: float = 0.5
+
+    @dataclasses.dataclass(frozen=True)
+    class Stage:
+        steps: int
+        inner: Inner = Inner()
+        items: tuple = ()
+
+    @dataclasses.dataclass(frozen=True)
+    class StageLater(Stage):
+        inner: InnerLater = InnerLater()
+        extra: dict = dataclasses.field(default_factory=dict)
+        nested: Inner | None = None
+
+    assert config_hash(Stage(3)) == config_hash(StageLater(3))
+    assert config_hash(Stage(3, Inner(2))) == config_hash(StageLater(3, InnerLater(2)))
+    assert config_hash(Stage(3, items=(Inner(2),))) == config_hash(StageLater(3, items=(InnerLater(2),)))
+    others = [
+        StageLater(4),
+        StageLater(3, InnerLater(2)),
+        StageLater(3, InnerLater(1, 0.6)),
+        StageLater(3, extra={"a": 1}),
+        StageLater(3, nested=Inner()),
+        StageLater(3, items=(Inner(),)),
+    ]
+    digits = {config_hash(stage) for stage in (StageLater(3), *others)}
+    assert len(digits) == 1 + len(others)

@@ -176,18 +176,40 @@ def resolve_data_path(path: str, data_root: str | None) -> Path:
 
 
 def config_hash(config: Any, ignore: Sequence[str] = ()) -> str:
-    """Twelve hexadecimal digits that change with any value of a configuration.
+    """Twelve hexadecimal digits that change with the values of a configuration.
+
+    Only what differs from its default counts: a key that a later version adds leaves the digits of older
+    files as they were, so that their runs can go on.
 
     Args:
         config: any stage.
-        ignore: dotted keys that may differ, such as ``train.max_minutes``.
+        ignore: dotted keys that may differ, such as ``train.max_minutes``; those it does not have are passed
+            over.
     """
-    mapping = dataclasses.asdict(config)
+    mapping = _changed(config)
     for key in ignore:
         *parents, last = key.split(".")
         node = mapping
         for part in parents:
-            node = node[part]
-        node.pop(last)
+            node = node.get(part, {})
+        node.pop(last, None)
     text = json.dumps(mapping, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _changed(value: Any) -> Any:
+    """A value as JSON holds it; of a dataclass, only the fields that differ from their defaults."""
+    if isinstance(value, Mapping):
+        return {str(key): _changed(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_changed(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    changed = {}
+    for spec in dataclasses.fields(value):
+        item, default = getattr(value, spec.name), spec.default
+        if spec.default_factory is not dataclasses.MISSING:
+            default = spec.default_factory()
+        if default is dataclasses.MISSING or item != default:
+            changed[spec.name] = _changed(item)
+    return changed

@@ -28,9 +28,11 @@ class DynamicAggregation(keras.layers.Layer):
         reference: (B, Hr, Wr, C) feature that is sampled, of any size.
         feature: (B, H, W, F) that dp and dm are predicted from; its size is the output's.
         pre_offset: float32 (B, H, W, 18): (dy, dx) of the nine kernel points in row-major order, in cells.
+        return_learned: Also return the learned part of the offsets, for trainers to watch.
 
     Returns:
-        (B, H, W, filters), before any activation.
+        (B, H, W, filters), before any activation; with ``return_learned``, a tuple of it and dp, float32
+        (B, H, W, 18 * deform_groups), (dy, dx) in cells.
     """
 
     def __init__(self, filters: int, deform_groups: int = 8, implementation: str | None = None, **kwargs):
@@ -64,10 +66,10 @@ class DynamicAggregation(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.filters,), initializer="zeros", name="bias")
         self.conv_offset_mask.build(feature_shape)
 
-    def call(self, reference, feature, pre_offset):
+    def call(self, reference, feature, pre_offset, return_learned: bool = False):
         offset, mask = self.predict_offset_mask(feature, pre_offset)
         height, width = ops.shape(feature)[1], ops.shape(feature)[2]
-        return deform_conv2d(
+        aggregated = deform_conv2d(
             ops.cast(reference, self.compute_dtype),
             ops.cast(self.kernel, self.compute_dtype),
             offset,
@@ -78,6 +80,9 @@ class DynamicAggregation(keras.layers.Layer):
             output_size=(height, width),
             implementation=self.implementation,
         )
+        if return_learned:
+            return aggregated, offset - ops.concatenate([pre_offset] * self.deform_groups, axis=-1)
+        return aggregated
 
     def predict_offset_mask(self, feature, pre_offset):
         """The sampling plan: offset (B, H, W, 18 * groups), mask in (0, 1) (B, H, W, 9 * groups), float32."""
