@@ -13,7 +13,6 @@ from PIL import Image
 from tfcorr.config import LearningRate, Training, parse_config
 from tfcorr.imaging import evaluate_pair
 from tfcorr.pretrained import find_model, load_super_resolution, verify
-from tfcorr.refsr import stages
 from tfcorr.refsr.contrastive import contrastive_loss
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.stages import train
@@ -21,6 +20,7 @@ from tfcorr.refsr.training import RestorerTrainer, psnr_y
 from tfcorr.training.callbacks import LAST, RunState, Stop, TrainingError
 from tfcorr.training.checkpoint import CheckpointError, load_checkpoint, read_state, save_checkpoint
 from tfcorr.training.loop import choose_precision, run_fit
+from tfcorr.training.model_folder import portable_command
 from tfcorr.training.optimizer import GroupedAdam, Schedule, make_optimizer
 
 TINY = {
@@ -355,6 +355,6 @@ def test_the_command_in_a_card_names_no_folder_of_the_machine(tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     command = ["tfcorr", "train", "refsr/matcher_cpu", "data_root=/home/me/photos", "train.steps=5"]
     places = [f"output={tmp_path}/runs/a", "matcher=/home/me/models/mine", "run=runs/b"]
-    assert stages._portable([*command, *places]) == (
+    assert portable_command([*command, *places]) == (
         "tfcorr train refsr/matcher_cpu train.steps=5 output=runs/a matcher=mine run=runs/b"
     )

@@ -1,17 +1,11 @@
 """Training samples as tf.data: matcher samples (section 3.1, 3.5) and restorer pairs (section 3.5, 4).
 
-Every batch is a pure function of the seed and its number: sample j of batch k has a random generator of its
-own, made of (seed, k, j), and items are visited in a permutation made of (seed, epoch). A run that goes on
-at step k therefore sees the batches that it would have seen, and the number of parallel workers changes
-nothing.
-
 Images are RGB, float32 in [0, 1]. The degradation is Pillow's antialiased bicubic reduction by 4 of the 8-bit
 image, rounded to 8 bits (`tfcorr.imaging.downscale`).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,82 +23,10 @@ from tfcorr.refsr.homography import (
     warped_positions,
 )
 from tfcorr.refsr.photos import DataError, Pair, PhotoCache, at_least
+from tfcorr.training.samples import Samples
 
 SCALE = 4
 _IDENTITY = (False, False, False)
-
-
-class Samples:
-    """Numbered batches of named arrays; subclasses make one sample.
-
-    Args:
-        items: what a sample is made from; each is visited once an epoch.
-        batch: samples a batch.
-        seed: of all randomness.
-        augment: without it, items come in their order, unflipped and from their centre.
-    """
-
-    def __init__(self, items: Sequence, batch: int, seed: int, augment: bool = True):
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
-        self.items = items
-        self.batch_size = batch
-        self.seed = seed
-        self.augment = augment
-        self._order = functools.lru_cache(maxsize=2)(self._make_order)
-
-    def sample(self, item, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
-        """One sample of ``item``; None if one of its files cannot be read."""
-        raise NotImplementedError
-
-    def _make_order(self, epoch: int) -> np.ndarray:
-        if not self.augment:
-            return np.arange(len(self.items))
-        return np.random.default_rng((self.seed, epoch)).permutation(len(self.items))
-
-    def batch(self, step: int) -> dict[str, np.ndarray]:
-        """Batch number ``step`` (from 0): each array of `sample`, stacked along a new first axis.
-
-        Raises:
-            DataError: no item can be read.
-        """
-        samples = [self._numbered(step, slot) for slot in range(self.batch_size)]
-        return {name: np.stack([s[name] for s in samples]) for name in samples[0]}
-
-    def _numbered(self, step: int, slot: int) -> dict[str, np.ndarray]:
-        count = len(self.items)
-        epoch, place = divmod(step * self.batch_size + slot, count)
-        rng = np.random.default_rng((self.seed, step, slot))
-        for attempt in range(count):
-            # The next item stands in for one that cannot be read.
-            item = self.items[self._order(epoch)[(place + attempt) % count]]
-            sample = self.sample(item, rng)
-            if sample is not None:
-                return sample
-        raise DataError(f"none of the {count} items can be read; the log names each file")
-
-    def dataset(self, start: int, stop: int, workers: int = 2):
-        """Batches ``start`` to ``stop`` - 1 as a `tf.data.Dataset` of dictionaries of tensors.
-
-        Args:
-            start, stop: numbers of the first batch and of the one behind the last.
-            workers: batches made at the same time; changes the speed alone.
-        """
-        import tensorflow as tf
-
-        signature = {name: tf.TensorSpec(a.shape, a.dtype) for name, a in self.batch(start).items()}
-        names = list(signature)
-
-        def load(step):
-            arrays = tf.numpy_function(
-                lambda k: [self.batch(int(k))[name] for name in names],
-                [step],
-                [signature[n].dtype for n in names],
-            )
-            return {n: tf.ensure_shape(a, signature[n].shape) for n, a in zip(names, arrays, strict=True)}
-
-        steps = tf.data.Dataset.range(start, stop)
-        return steps.map(load, num_parallel_calls=workers, deterministic=True).prefetch(2)
 
 
 class MatcherSamples(Samples):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import numpy as np
 import tfcorr
 from tfcorr.config import MatcherConfig, RestorerConfig, config_hash, resolve_data_path
 from tfcorr.errors import TfcorrError
-from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, find_model, sha256_of, verify
-from tfcorr.refsr.data import MatcherSamples, RestorerSamples, Samples
+from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
+from tfcorr.refsr.data import MatcherSamples, RestorerSamples
 from tfcorr.refsr.extractor import CorrespondenceNetwork, load_imagenet_weights
 from tfcorr.refsr.matching import correspondences
 from tfcorr.refsr.model import C2Matching
@@ -25,6 +23,8 @@ from tfcorr.refsr.photos import PhotoCache, find_images, find_pairs
 from tfcorr.refsr.training import MatcherTrainer, RestorerTrainer
 from tfcorr.training.callbacks import RunState
 from tfcorr.training.loop import prepare, run_fit
+from tfcorr.training.model_folder import portable_command, write_card, write_weights
+from tfcorr.training.samples import Samples
 
 CORRESPONDENCE = "correspondence"
 SUPER_RESOLUTION = "super-resolution"
@@ -91,7 +91,7 @@ def train(
     if state.stopped and state.stopped != "max_minutes":
         return state
     threshold = None
-    if config.stage == "restorer" and held_out is not None:
+    if config.stage == "restorer" and held_out is not None and not model.gated:
         threshold = confidence_threshold(model, held_out)
     folder = save_model(config, model, state, command, policy, threshold)
     report(f"model written to {folder}")
@@ -192,12 +192,23 @@ def _restorer(config: RestorerConfig, report: Callable):
             augment=False,
         )
     model = C2Matching.from_architecture(config.model)
-    model.correspondence.load_weights(_verified_weights(config.matcher, CORRESPONDENCE))
     if config.initial_weights:
-        model.load_weights(_verified_weights(config.initial_weights, SUPER_RESOLUTION))
+        _take_initial_weights(model, config.initial_weights, report)
+    # Behind the initial weights, which have a matcher too: the one that the configuration names counts.
+    model.correspondence.load_weights(_verified_weights(config.matcher, CORRESPONDENCE))
     if model.vgg is not None:
         _initialise_vgg(model, config)
     return model, RestorerTrainer(model), training, validation, cache.bad
+
+
+def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> None:
+    source, _ = load_super_resolution(folder)
+    try:
+        absent = model.take_weights(source)
+    except ValueError as error:
+        raise TfcorrError(f"initial_weights: {folder}: {error}") from error
+    if absent:
+        report(f"initial_weights: not in {folder}, start untrained: {', '.join(absent)}")
 
 
 def _initialise_vgg(model: C2Matching, config: RestorerConfig) -> None:
@@ -242,20 +253,6 @@ def _matcher_card(folder: str) -> dict[str, Any]:
     return {key: content[key] for key in ("name", "checksums", "metrics", "training") if key in content}
 
 
-def _portable(command: Sequence[str]) -> str:
-    """The command as it would be typed elsewhere: where data and runs lay is no one's business."""
-    words = []
-    for word in command:
-        key, equals, value = word.partition("=")
-        if key == "data_root":
-            continue
-        if equals and os.path.isabs(value):
-            inside = os.path.relpath(value)
-            value = os.path.basename(value) if inside.startswith(os.pardir) else inside
-        words.append(f"{key}{equals}{value}")
-    return shlex.join(words)
-
-
 def save_model(
     config: MatcherConfig | RestorerConfig,
     model: keras.Model,
@@ -278,23 +275,17 @@ def save_model(
         The folder.
     """
     folder = Path(config.output)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{os.getpid()}.{WEIGHTS_FILE}"
-    try:
-        model.save_weights(beside)
-        os.replace(beside, folder / WEIGHTS_FILE)
-    finally:
-        beside.unlink(missing_ok=True)
+    checksums = write_weights(folder, model)
     matcher = config.stage == "matcher"
     card = {
         "name": config.name,
         "job": CORRESPONDENCE if matcher else SUPER_RESOLUTION,
         "architecture": config.model if matcher else model.architecture,
         "licence": config.licence,
-        "checksums": {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)},
+        "checksums": checksums,
         "metrics": {"validation": state.metrics} if state.metrics else {},
         "training": {
-            "command": _portable(command),
+            "command": portable_command(command),
             "data": dataclasses.asdict(config.data),
             "data_licences": config.data_licences,
             "loss": dataclasses.asdict(config.loss) if matcher else "mean absolute error",
@@ -309,8 +300,5 @@ def save_model(
     }
     if confidence is not None:
         card["confidence_threshold"] = round(confidence, 4)
-    text = json.dumps(card, indent=2, default=str) + "\n"
-    temporary = folder / f".{os.getpid()}.{CARD_FILE}"
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, folder / CARD_FILE)
+    write_card(folder, card)
     return folder
