@@ -25,6 +25,7 @@ DATA = {
         ".bazelrc",
         "bazel/**/*",
     ],
+    "docs": ["sample/low_res.png", "sample/reference.png"],
     "saved_models": ["*/card.json", "*/*.weights.h5", "*/saved_model/**/*"],
 }
 LIBRARY = ["_lib/*/_tfcorr_ops.so", "_lib/*/build.json"]

@@ -20,7 +20,7 @@ from tfcorr.errors import UsageError
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = ("super-resolve", "train", "evaluate", "bench", "models", "doctor")
+COMMANDS = ("super-resolve", "train", "evaluate", "demo", "bench", "models", "doctor")
 
 EPILOG = """\
 examples:

@@ -1,0 +1,120 @@
+"""The page's second tab: where the places of one thing lie in a picture of another thing of its kind."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tfcorr.errors import TfcorrError
+from tfcorr.imaging import convert_depth
+from tfcorr.pretrained import ModelError
+from tfcorr.serving.demo.pictures import marked, preview, read_upload, warped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Matched", "Matching", "load_matcher"]
+
+
+def load_matcher(name_or_folder: str | Path | None) -> tuple[Any, str]:
+    """Loads the model for semantic matching, if one is installed.
+
+    Returns:
+        A `SemanticMatcher` or `None`, and a sentence that tells why there is none.
+
+    Raises:
+        TfcorrError: a model was asked for by name and cannot be loaded.
+    """
+    try:
+        from tfcorr import SemanticMatcher
+    except ImportError:
+        return None, "this version of tfcorr has no semantic matching"
+    try:
+        return SemanticMatcher.from_pretrained(name_or_folder), ""
+    except ModelError as error:
+        if name_or_folder is not None:
+            raise
+        return None, str(error)
+
+
+@dataclass(frozen=True)
+class Matched:
+    """The flow between two pictures, with what is needed to answer a click.
+
+    Attributes:
+        flow: float32 (H, W, 2), dx, dy in pixels, on the source's grid.
+        target_size: (height, width) of the target.
+        source_view, target_view: for pointing at, uint8 RGB.
+        warped_view: the target brought onto the source's grid, likewise.
+        summary: what was done, in Markdown.
+    """
+
+    flow: np.ndarray = field(repr=False)
+    target_size: tuple[int, int]
+    source_view: np.ndarray = field(repr=False)
+    target_view: np.ndarray = field(repr=False)
+    warped_view: np.ndarray = field(repr=False)
+    summary: str
+
+    def look_up(self, y: float, x: float) -> tuple[np.ndarray, np.ndarray, str]:
+        """Finds where a place of the source lies in the target; `y`, `x` in [0, 1] of the source.
+
+        Returns:
+            Source and target with the place marked, and a sentence.
+        """
+        height, width = self.flow.shape[:2]
+        row, column = min(height - 1, int(y * height)), min(width - 1, int(x * width))
+        dx, dy = map(float, self.flow[row, column])
+        there = row + dy, column + dx
+        inside = all(0 <= place <= side - 1 for place, side in zip(there, self.target_size, strict=True))
+        sentence = f"({column}, {row}) of the source lies at ({there[1]:.0f}, {there[0]:.0f}) of the target"
+        place = [(value + 0.5) / side for value, side in zip(there, self.target_size, strict=True)]
+        target = marked(self.target_view, *place) if inside else self.target_view
+        return marked(self.source_view, y, x), target, sentence + ("." if inside else ", outside of it.")
+
+
+class Matching:
+    """Runs semantic matching on uploads.
+
+    Args:
+        matcher: a `SemanticMatcher`.
+        max_pixels: of the larger picture.
+    """
+
+    def __init__(self, matcher: Any, *, max_pixels: int):
+        self.matcher = matcher
+        self.max_pixels = max_pixels
+
+    def run(
+        self,
+        source: str | os.PathLike | None,
+        target: str | os.PathLike | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> Matched:
+        """Matches two uploaded pictures.
+
+        Raises:
+            TfcorrError: one is missing or cannot be used.
+        """
+        if source is None or target is None:
+            raise TfcorrError("Drop both pictures first.")
+        started = clock()
+        pictures = [
+            convert_depth(read_upload(path, what, self.max_pixels).to_rgb(), np.uint8)
+            for path, what in ((source, "the source"), (target, "the target"))
+        ]
+        flow = self.matcher.match(*pictures)
+        seconds = clock() - started
+        return Matched(
+            flow=flow,
+            target_size=pictures[1].shape[:2],
+            source_view=preview(pictures[0]),
+            target_view=preview(pictures[1]),
+            warped_view=preview(warped(pictures[1], flow)),
+            summary=f"Matched in **{seconds:.1f} s**. Click a point of the source.",
+        )
