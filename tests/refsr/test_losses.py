@@ -3,7 +3,12 @@ import pytest
 import tensorflow as tf
 from conftest import nhwc
 
-from tfcorr.refsr.losses import reconstruction_loss, triplet_margin_loss
+from tfcorr.refsr.losses import (
+    correlation_divergence,
+    perceptual_loss,
+    reconstruction_loss,
+    triplet_margin_loss,
+)
 
 
 def _positions(arrays, sample, width, count):
@@ -97,3 +102,101 @@ def test_reconstruction_is_the_mean_absolute_error(golden):
 def test_unknown_negatives_are_refused(contrastive):
     with pytest.raises(ValueError, match="hardest"):
         triplet_margin_loss(*contrastive, negatives="hardest")
+
+
+def test_golden_student_loss_and_gradients(golden, contrastive):
+    expected = golden("losses", "student")
+    *teacher, target, valid = contrastive
+    student = [tf.constant(nhwc(expected[f"features{i}"])) for i in (1, 2)]
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        divergence = correlation_divergence(student, teacher, target, valid)
+        terms = triplet_margin_loss(*student, target, valid)
+        loss = terms.loss + 15.0 * divergence
+    np.testing.assert_allclose(divergence, expected["distill_loss"], rtol=1e-5)
+    np.testing.assert_allclose(loss, expected["loss"], rtol=1e-5)
+    gradients = tape.gradient(loss, student)
+    for number, gradient in enumerate(gradients, start=1):
+        np.testing.assert_allclose(gradient, nhwc(expected[f"d_features{number}"]), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("support", ["matched", "all"])
+def test_divergence_equals_a_loop_over_positions(support):
+    rng = np.random.default_rng(5)
+    student, teacher = (
+        [rng.normal(size=(2, *size, 4)).astype("float32") for size in ((5, 6), (4, 7))] for _ in range(2)
+    )
+    target = np.stack([rng.integers(0, 4, (2, 30)), rng.integers(0, 7, (2, 30))], -1).astype("int32")
+    valid = rng.random((2, 30)) < 0.6
+    expected = []
+    for b in range(2):
+        cells = [(y, x) for y in range(4) for x in range(7)]
+        if support == "matched":
+            cells = [tuple(target[b, i]) for i in range(30) if valid[b, i]]
+        terms = []
+        for i in np.flatnonzero(valid[b]):
+            probabilities = []
+            for query, reference in (teacher, student):
+                q = query[b].reshape(30, 4)[i].astype("float64")
+                columns = np.stack([reference[b][cell] for cell in cells]).astype("float64")
+                cosine = columns @ q / np.linalg.norm(q) / np.linalg.norm(columns, axis=1)
+                exponential = np.exp(cosine / 0.15)
+                probabilities.append(exponential / exponential.sum())
+            terms.append(np.sum(probabilities[0] * np.log(probabilities[0] / probabilities[1])))
+        expected.append(np.mean(terms))
+    found = correlation_divergence(student, teacher, target, valid, support=support, minimum_positions=1)
+    np.testing.assert_allclose(found, np.mean(expected), rtol=1e-4)
+    least = correlation_divergence(student, teacher, target, valid, minimum_positions=31)
+    assert float(least) == 0.0
+
+
+def test_the_teacher_gets_no_gradient_and_equals_have_no_divergence(contrastive):
+    query, reference, target, valid = contrastive
+    features = [tf.constant(query), tf.constant(reference)]
+    other = [tf.constant(query[:, ::-1].copy()), tf.constant(reference)]
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        divergence = correlation_divergence(other, features, target, valid)
+    assert float(divergence) > 0 and tape.gradient(divergence, features) == [None, None]
+    assert abs(float(correlation_divergence(features, features, target, valid))) < 1e-7
+
+
+def test_golden_perceptual_loss(golden):
+    expected = golden("losses", "perceptual")
+    truth, restored = nhwc(expected["feat_gt"]), tf.constant(nhwc(expected["feat_sr"]))
+    with tf.GradientTape() as tape:
+        tape.watch(restored)
+        loss = 1e-4 * perceptual_loss(truth, restored)
+    np.testing.assert_allclose(loss, expected["loss_weighted"], rtol=1e-5)
+    gradient = nhwc(expected["d_feat_sr"])
+    np.testing.assert_allclose(tape.gradient(loss, restored), gradient, rtol=1e-4, atol=1e-9)
+
+
+def test_perceptual_loss_as_printed(golden):
+    arrays = golden("losses", "perceptual")
+    truth, restored = nhwc(arrays["feat_gt"]), nhwc(arrays["feat_sr"])
+    total = 0.0
+    for b in range(2):
+        for channel in range(32):
+            difference = truth[b, ..., channel].astype("float64") - restored[b, ..., channel]
+            total += np.sqrt(np.sum(difference**2)) / truth[b].size
+    np.testing.assert_allclose(perceptual_loss(truth, restored, norm="channel"), total / 2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["batch", "channel"])
+def test_perceptual_loss_of_equal_features_has_a_finite_gradient(norm):
+    features = tf.random.stateless_normal((1, 2, 2, 3), (0, 1))
+    with tf.GradientTape() as tape:
+        tape.watch(features)
+        loss = perceptual_loss(tf.identity(features), features, norm=norm)
+    assert float(loss) == 0.0
+    np.testing.assert_array_equal(tape.gradient(loss, features), 0.0)
+
+
+def test_unknown_choices_are_refused(contrastive):
+    query, reference, target, valid = contrastive
+    pair = (query, reference)
+    with pytest.raises(ValueError, match="nearest"):
+        correlation_divergence(pair, pair, target, valid, support="nearest")
+    with pytest.raises(ValueError, match="max"):
+        perceptual_loss(query, query, norm="max")
