@@ -22,7 +22,7 @@ def data_dir(name: str) -> Path:
     """Returns the folder of packaged files called `name` at the top level of the repository.
 
     Args:
-        name: `"configs"`, `"custom_ops"`, `"saved_models"`, or `"docs"`, of which a wheel has the sample pair.
+        name: `"configs"`, `"custom_ops"`, `"saved_models"`, or `"docs"` (in a wheel: the sample pair).
 
     Returns:
         Its path; not checked to exist.
