@@ -116,7 +116,7 @@ class Model:
             outputs = self.loaded.signatures[signature](**inputs)
         except tf.errors.OpError as error:
             codes = {code.value[0]: code.name for code in grpc.StatusCode}
-            raise Refusal(codes[error.error_code], error.message) from error
+            raise Refusal(codes[error.error_code], _of_a_session(error.message)) from error
         except (TypeError, ValueError) as error:  # a rank that the signature forbids
             raise Refusal("INVALID_ARGUMENT", str(error)) from error
         # A string scalar comes as bytes, not as an array.
@@ -175,6 +175,13 @@ class _Models(model_service_pb2_grpc.ModelServiceServicer):
         return _status(self._model)
 
 
+def _of_a_session(message: str) -> str:
+    """An error's message without what Python's functions put before and behind it; servers run sessions."""
+    if message.startswith("Graph execution error"):
+        message = message.rpartition("\n\n")[2].removeprefix("<stack traces unavailable>\n")
+    return message.partition(" [Op:")[0]
+
+
 def _version(spec) -> int | None:
     return spec.version.value if spec.HasField("version") else None
 
@@ -182,6 +189,8 @@ def _version(spec) -> int | None:
 def _array(tensor, name: str) -> np.ndarray:
     """A tensor of a request; one whose content is not what its shape says is refused."""
     try:
+        if any(dim.size < 0 for dim in tensor.tensor_shape.dim):
+            raise ValueError("a side is negative")
         return tf.make_ndarray(tensor)
     except (TypeError, ValueError) as error:
         raise Refusal("INVALID_ARGUMENT", f"Tensor :{name} cannot be parsed: {error}") from error

@@ -45,8 +45,9 @@ class Client:
     threads.
 
     Args:
-        address: `host:port` or `grpc://host:port` for gRPC, `grpcs://` for gRPC with TLS, `http://host:port`
-            or `https://host:port` for REST.
+        address: `host:port` or `grpc://host:port` for gRPC, `grpcs://` for gRPC with TLS, `dns:///host:port`
+            for gRPC with all servers behind a name in turn; `http://host:port` or `https://host:port` for
+            REST.
         model: its name at the server.
         version: a version number; `None` is the server's newest.
         deadline: seconds that a call may take, unless the call says otherwise.
@@ -275,6 +276,8 @@ def _transport(address: str, max_message: int) -> GrpcTransport | RestTransport:
     scheme, separator, rest = address.partition("://")
     if not separator:
         scheme, rest = "grpc", address
+    if scheme == "dns":
+        return GrpcTransport(address, secure=False, max_message=max_message)
     if scheme not in (*_SECURE, "http", "https") or not rest:
         raise InputError(
             f"address is {address!r}, expected host:port or one with grpc://, grpcs://, http:// or https://"

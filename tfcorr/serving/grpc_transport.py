@@ -17,7 +17,8 @@ class GrpcTransport:
     """Calls a server over gRPC; one object serves many threads.
 
     Args:
-        target: `host:port`.
+        target: `host:port`, or another of gRPC's names, such as `dns:///host:port`; where a name has several
+            addresses the calls go to each in turn.
         secure: whether to use TLS, with the certificate authorities of the system.
         max_message: bytes of the largest message sent or received.
 
@@ -47,6 +48,7 @@ class GrpcTransport:
         options = [
             ("grpc.max_send_message_length", max_message),
             ("grpc.max_receive_message_length", max_message),
+            ("grpc.lb_policy_name", "round_robin"),
             # The client's own tries are the only ones, and a server that came back is found at once.
             ("grpc.enable_retries", 0),
             ("grpc.initial_reconnect_backoff_ms", 100),

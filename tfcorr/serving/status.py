@@ -5,6 +5,8 @@ gRPC and HTTP name the same few conditions differently; here both have gRPC's na
 
 from __future__ import annotations
 
+import re
+
 from tfcorr.errors import TfcorrError
 
 __all__ = ["HTTP_STATUS", "RETRIED", "ServingError", "TransportError", "sentence"]
@@ -30,6 +32,7 @@ HTTP_STATUS = {
 """HTTP status -> condition; 502 and 503 also come from the load balancers that stand before servers."""
 
 _MARKER = "tfcorr: "
+_NODE = re.compile(r"\{\{[^{}]*\}\}\s*")  # TensorFlow's names of functions and nodes
 _LONGEST = 400  # characters of a foreign message that are passed on
 
 
@@ -73,12 +76,20 @@ def sentence(details: str) -> str:
     """
     marked = _MARKER in details
     text = details.rpartition(_MARKER)[2] if marked else details
-    lines = text.strip().splitlines()
+    lines = _NODE.sub("", text).strip().splitlines()
     text = lines[0] if lines else ""
     if marked:
         # Behind an assertion's message TensorFlow closes its own bracket, then names the node.
-        text = text.partition(" [[")[0].rstrip()
-        if text.count("]") > text.count("["):
-            text = text[: text.rindex("]")]
+        text = _before_closing_bracket(text.partition("[[")[0].rstrip())
     text = " ".join(text.split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+
+
+def _before_closing_bracket(text: str) -> str:
+    """The text up to a closing bracket that was not opened in it."""
+    depth = 0
+    for place, character in enumerate(text):
+        depth += {"[": 1, "]": -1}.get(character, 0)
+        if depth < 0:
+            return text[:place]
+    return text

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import webbrowser
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,11 +53,15 @@ def serve(
         os.environ["GRADIO_TEMP_DIR"] = folder
         try:
             from tfcorr.serving.demo.page import Page
+            from tfcorr.serving.demo.server import bound, running, wait_for_interrupt
         except ImportError as error:
             raise TfcorrError(
                 f"the page needs the extra 'demo' (pip install 'tfcorr[demo]'): {error}"
             ) from error
-        page = Page.load(model, semantic_model, max_pixels=max_pixels, folder=Path(folder))
-        url = page.launch(host, port, open_browser=open_browser)
-        report(f"{url} (Ctrl-C ends it)")
-        page.wait()
+        with bound(host, port) as listener:
+            page = Page.load(model, semantic_model, max_pixels=max_pixels, folder=Path(folder))
+            with running(page.application(), listener) as url:
+                report(f"{url} (Ctrl-C ends it)")
+                if open_browser:
+                    webbrowser.open(url)
+                wait_for_interrupt()

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import gradio as gr
+from fastapi import FastAPI
 
 from tfcorr.errors import TfcorrError
 from tfcorr.resources import data_dir
@@ -49,19 +50,6 @@ tfcorr demo --semantic-model runs/NAME/model
 """
 
 
-class Upload(gr.Image):
-    """An image component that hands on the file as it was uploaded.
-
-    The original opens the file and may convert it; here `tfcorr.imaging` alone reads it, within its limits.
-    """
-
-    is_template = True
-
-    def preprocess(self, payload) -> str | None:
-        """The path of the upload."""
-        return None if payload is None else payload.path
-
-
 class Page:
     """The web page.
 
@@ -89,43 +77,24 @@ class Page:
         matching = Matching(matcher, max_pixels=4 * max_pixels) if matcher is not None else None
         return cls(Upscaling(resolver, max_pixels=max_pixels, folder=folder), matching, reason)
 
-    def launch(self, host: str, port: int, *, open_browser: bool = False) -> str:
-        """Serves the page from threads of its own; returns its address.
-
-        Raises:
-            TfcorrError: the port is taken.
-        """
+    def application(self) -> FastAPI:
+        """The page as an ASGI application."""
         self.blocks.queue(max_size=_QUEUE)
-        try:
-            _, url, _ = self.blocks.launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                inbrowser=open_browser,
-                prevent_thread_lock=True,
-                quiet=True,
-                show_error=True,
-                footer_links=[],
-                max_file_size=_MAX_FILE,
-                ssr_mode=False,
-                pwa=False,
-                mcp_server=False,
-                enable_monitoring=False,
-                theme=gr.themes.Default(font=_SANS, font_mono=_MONO),
-                css=_CSS,
-            )
-        except OSError as error:
-            raise TfcorrError(f"port {port} at {host} cannot be used: {error}; choose another one") from error
-        return url
-
-    def wait(self) -> None:
-        """Returns when the process is interrupted."""
-        with contextlib.suppress(KeyboardInterrupt):
-            self.blocks.block_thread()
-
-    def close(self) -> None:
-        """Ends the server."""
-        self.blocks.close(verbose=False)
+        # FastAPI's own documentation pages would load scripts from elsewhere.
+        return gr.mount_gradio_app(
+            FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
+            self.blocks,
+            path="/",
+            footer_links=[],
+            max_file_size=_MAX_FILE,
+            show_error=True,
+            ssr_mode=False,
+            pwa=False,
+            mcp_server=False,
+            enable_monitoring=False,
+            theme=gr.themes.Default(font=_SANS, font_mono=_MONO),
+            css=_CSS,
+        )
 
     def _build(self) -> gr.Blocks:
         with gr.Blocks(title=_TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
@@ -244,8 +213,8 @@ class Page:
             "Two pictures of different things of one kind: where does each place of one lie in the other?"
         )
         with gr.Row():
-            source = Upload(label="Source", sources=["upload", "clipboard"], height=260, elem_id="source")
-            target = Upload(label="Target", sources=["upload", "clipboard"], height=260, elem_id="target")
+            source = _upload("Source", height=260, elem_id="source")
+            target = _upload("Target", height=260, elem_id="target")
         run = gr.Button("Match", variant="primary", elem_id="match-button")
         summary = gr.Markdown(elem_id="semantic-summary")
         with gr.Row():
@@ -289,6 +258,15 @@ class Page:
             api_visibility="private",
         )
         view.select(_look_up, [state], [view, match, found], api_visibility="private", show_progress="hidden")
+
+
+def _upload(label: str, **named) -> gr.Image:
+    """An image component that hands on the file as it was uploaded; `tfcorr.imaging` alone reads it, within
+    its limits, where the component itself would open and convert it."""
+    image = gr.Image(label=label, sources=["upload", "clipboard"], type="filepath", **named)
+    # Not a subclass: Gradio writes a stub file beside the module of each.
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    return image
 
 
 def _look_up(result: Upscaled | Matched | None, event: gr.SelectData):
