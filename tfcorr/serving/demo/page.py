@@ -113,12 +113,7 @@ class Page:
         with gr.Row():
             with gr.Column(scale=2):
                 limit = f"at most {self.upscaling.max_pixels:,} pixels"
-                small = Upload(
-                    label=f"Small image ({limit})",
-                    sources=["upload", "clipboard"],
-                    height=220,
-                    elem_id="small",
-                )
+                small = _upload(f"Small image ({limit})", height=220, elem_id="small")
                 references = gr.Gallery(
                     label=f"References: sharp images of the same thing (up to {MAX_REFERENCES}, or none)",
                     type="filepath",
