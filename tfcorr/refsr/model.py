@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import keras
 from keras import ops
 
 from tfcorr.ops import match_patches
 from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork, FeatureExtractor
-from tfcorr.refsr.matching import PATCH_SIZE, l2_normalize, pre_offsets
+from tfcorr.refsr.gate import flow_agreement
+from tfcorr.refsr.matching import PATCH_SIZE, flow_from_index, l2_normalize, pre_offsets
 from tfcorr.refsr.restorer import PRESETS, RestorationNetwork, RestorerConfig, preset
 
 #: Cells of zeros between two references in one map: learned offsets at a border meet zeros, no neighbour.
@@ -55,12 +56,15 @@ class Correspondence:
         position: int32 (1, h - 2, w - 2, 2), (y, x) of the patch's top-left cell in that reference.
         score: float32 (1, h - 2, w - 2), cosine of the two patches.
         index: int32 (1, h - 2, w - 2), row-major into the patches of the common map.
+        agreement: float32 (1, h - 2, w - 2), how well the match agrees with those of neighbouring patches in
+            the same reference, see :func:`tfcorr.refsr.gate.flow_agreement`.
     """
 
     number: object
     position: object
     score: object
     index: object
+    agreement: object
 
 
 def mosaic(features: list[dict], names: tuple[str, ...]) -> tuple[dict, tuple[Placement, ...]]:
@@ -101,23 +105,39 @@ class C2Matching(keras.Model):
         reference_features: ``"matcher"`` takes the features that are aggregated from the matcher's own
             reference extractor (nothing to download); ``"vgg19"`` (the paper) from a third extractor, to be
             filled by :func:`tfcorr.refsr.extractor.load_imagenet_weights`.
+        gate: Whether the restorer gets a gate for references that do not fit, whatever its sizes say; None
+            leaves it to them.
 
     Call arguments:
         inputs: dict of ``lr`` (B, h, w, 3), at least 3x3, and ``reference`` (B, H, W, 3), at least 12x12:
             float, RGB in [0, 1]; any sizes.
+        return_learned: Also return the learned offsets of each level, see
+            :class:`tfcorr.refsr.restorer.RestorationNetwork`.
+        differentiable_reference: Let gradients through the aggregated features to ``reference``, for training
+            with a reference that is itself an output.
 
     Returns:
-        float32 (B, 4 * h, 4 * w, 3), not clamped.
+        float32 (B, 4 * h, 4 * w, 3), not clamped; with ``return_learned``, a tuple of it and the offsets.
 
     Matching is not differentiable; the extractors do not train here (paper, section 3.5: two stages).
     """
 
-    def __init__(self, restorer="full", reference_features: str = "matcher", **kwargs):
+    def __init__(
+        self,
+        restorer="full",
+        reference_features: str = "matcher",
+        gate: bool | None = None,
+        **kwargs,
+    ):
         super().__init__(autocast=False, **kwargs)
         if reference_features not in ("matcher", "vgg19"):
             raise ValueError(f"`reference_features` must be 'matcher' or 'vgg19', got {reference_features!r}")
         if isinstance(restorer, str):
             restorer = preset(restorer)
+        elif isinstance(restorer, dict):
+            restorer = RestorerConfig(**restorer)
+        if gate is not None:
+            restorer = replace(restorer, gate=gate)
         self.reference_source = reference_features
         self.correspondence = CorrespondenceNetwork(name="correspondence", dtype=self.dtype_policy)
         self.correspondence.trainable = False
@@ -134,25 +154,33 @@ class C2Matching(keras.Model):
         self.restorer.build()
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, return_learned: bool = False, differentiable_reference: bool = False):
         lr, reference = inputs["lr"], inputs["reference"]
-        features = self.extract(reference)
+        features = self.extract(reference, differentiable=differentiable_reference)
         matches = match_patches(self.describe(lr), l2_normalize(features["conv3_1"]), patch_size=PATCH_SIZE)
-        offsets = pre_offsets(matches.index, ops.shape(features["conv3_1"])[2])
-        return self.restore(lr, features, offsets)
+        columns = ops.shape(features["conv3_1"])[2]
+        gate = None
+        if self.gated:
+            gate = self.gate(matches.score, flow_agreement(flow_from_index(matches.index, columns)))
+        offsets = pre_offsets(matches.index, columns)
+        return self.restore(lr, features, offsets, gate=gate, return_learned=return_learned)
 
     def describe(self, lr):
         """Unit descriptors of the input: (B, h, w, 3) in [0, 1] -> float32 (B, h, w, 256)."""
         return ops.stop_gradient(l2_normalize(self.correspondence.query_features(lr)))
 
-    def extract(self, reference):
-        """Features of a reference (B, H, W, 3) in [0, 1]: dict of ``conv3_1`` and those of the restorer."""
+    def extract(self, reference, differentiable: bool = False):
+        """Features of a reference (B, H, W, 3) in [0, 1]: dict of ``conv3_1`` and those of the restorer.
+
+        With ``differentiable``, those of the restorer let gradients through to the reference.
+        """
         features = dict(self.correspondence.reference_features(reference))
         if self.vgg is not None:
             features.update({name: f for name, f in self.vgg(reference).items() if name != "conv3_1"})
-        return {
-            name: ops.stop_gradient(features[name]) for name in ("conv3_1", *self.restorer.reference_features)
-        }
+        extracted = {"conv3_1": ops.stop_gradient(features["conv3_1"])}
+        for name in self.restorer.reference_features:
+            extracted[name] = features[name] if differentiable else ops.stop_gradient(features[name])
+        return extracted
 
     def prepare(self, references: list) -> References:
         """Extracts one or several references, each (1, H, W, 3) in [0, 1], at least 12x12."""
@@ -180,7 +208,8 @@ class C2Matching(keras.Model):
             columns = place.width - (PATCH_SIZE - 1)
             row = ops.floor_divide(index, columns)
             position = ops.stack([row, index - row * columns], axis=-1)
-            here = (ops.full_like(index, number), position, score)
+            agreement = flow_agreement(flow_from_index(index, place.width))
+            here = (ops.full_like(index, number), position, score, agreement)
             if best is None:
                 best = here
             else:
@@ -189,13 +218,30 @@ class C2Matching(keras.Model):
                     ops.where(wins, here[0], best[0]),
                     ops.where(ops.expand_dims(wins, -1), position, best[1]),
                     ops.where(wins, score, best[2]),
+                    ops.where(wins, agreement, best[3]),
                 )
-        number, position, score = best
+        number, position, score, agreement = best
         rows = ops.take(ops.convert_to_tensor([p.row for p in references.placements], dtype="int32"), number)
         index = (position[..., 0] + rows) * (references.columns - (PATCH_SIZE - 1)) + position[..., 1]
-        return Correspondence(number, position, score, index)
+        return Correspondence(number, position, score, index, agreement)
 
-    def restore(self, lr, features: dict, offsets, origin=None):
+    @property
+    def gated(self) -> bool:
+        """Whether :meth:`restore` needs a gate."""
+        return self.restorer.gate is not None
+
+    def gate(self, score, agreement):
+        """The confidence that weighs what comes from the reference, for a model with a gate.
+
+        Args:
+            score, agreement: float32 (B, h - 2, w - 2), see :class:`Correspondence`.
+
+        Returns:
+            float32 (B, h, w, 1) in (0, 1).
+        """
+        return self.restorer.gate(score, agreement)
+
+    def restore(self, lr, features: dict, offsets, origin=None, gate=None, return_learned: bool = False):
         """Runs the restorer.
 
         Args:
@@ -204,15 +250,19 @@ class C2Matching(keras.Model):
             offsets: float32 (B, h, w, 18), :func:`tfcorr.refsr.matching.pre_offsets` relative to this input's
                 grid.
             origin: Optional int32 (2,), (y, x) of ``lr`` in the whole input, if it is a tile.
+            gate: float32 (B, h, w, 1) from :meth:`gate`; for a model without one, None.
+            return_learned: As in :meth:`call`.
 
         Returns:
-            float32 (B, 4 * h, 4 * w, 3), not clamped.
+            float32 (B, 4 * h, 4 * w, 3), not clamped; with ``return_learned``, a tuple, as of :meth:`call`.
         """
         inputs = {name: features[name] for name in self.restorer.reference_features}
         inputs.update(lr=lr, pre_offset=offsets)
         if origin is not None:
             inputs["origin"] = origin
-        return self.restorer(inputs)
+        if gate is not None:
+            inputs["gate"] = gate
+        return self.restorer(inputs, return_learned=return_learned)
 
     def get_config(self):
         return {
@@ -225,8 +275,9 @@ class C2Matching(keras.Model):
     def architecture(self) -> dict:
         """What a model's card stores, for :meth:`from_architecture`; a preset stands there by its name."""
         config = self.restorer.config
-        name = next((name for name, known in PRESETS.items() if known == config), None)
-        return {"restorer": name or asdict(config), "reference_features": self.reference_source}
+        name = next((name for name, known in PRESETS.items() if known == replace(config, gate=False)), None)
+        architecture = {"restorer": name or asdict(config), "reference_features": self.reference_source}
+        return {**architecture, "gate": True} if config.gate else architecture
 
     @classmethod
     def from_architecture(cls, architecture: dict, **kwargs) -> C2Matching:
@@ -235,17 +286,51 @@ class C2Matching(keras.Model):
         Raises:
             ValueError: unknown keys or values, named.
         """
-        unknown = set(architecture) - {"restorer", "reference_features"}
+        unknown = set(architecture) - {"restorer", "reference_features", "gate"}
         if unknown:
             raise ValueError(
-                f"unknown architecture keys {sorted(unknown)}; known: restorer, reference_features"
+                f"unknown architecture keys {sorted(unknown)}; known: restorer, reference_features, gate"
             )
+        gate = architecture.get("gate")
+        if gate is not None and not isinstance(gate, bool):
+            raise ValueError(f"architecture.gate must be true or false, got {gate!r}")
         restorer = architecture.get("restorer", "full")
         if isinstance(restorer, dict):
             try:
                 restorer = RestorerConfig(**restorer)
             except TypeError as error:
                 raise ValueError(f"architecture.restorer: {error}") from error
-        model = cls(restorer, architecture.get("reference_features", "matcher"), **kwargs)
+        model = cls(restorer, architecture.get("reference_features", "matcher"), gate, **kwargs)
         model.build()
         return model
+
+    def take_weights(self, source: C2Matching) -> list[str]:
+        """Copies the weights of a model that may lack a gate where this one has one.
+
+        Args:
+            source: A built model of otherwise the same architecture.
+
+        Returns:
+            Names of this model's weights that ``source`` lacks and that were left as they are.
+
+        Raises:
+            ValueError: any other weight is missing here or there, or has another shape; it is named. Nothing
+                was copied then.
+        """
+        ours, theirs = _named_weights(self), _named_weights(source)
+        absent = [name for name in ours if name not in theirs and name.startswith("restorer/gate/")]
+        if lacking := set(ours) - set(theirs) - set(absent):
+            raise ValueError(f"{min(lacking)} is not among the weights given")
+        if unknown := set(theirs) - set(ours):
+            raise ValueError(f"{min(unknown)} is among the weights given, and not in this model")
+        for name, weight in theirs.items():
+            if weight.shape != ours[name].shape:
+                raise ValueError(f"{name} has shape {weight.shape}, expected {ours[name].shape}")
+        for name, weight in theirs.items():
+            ours[name].assign(weight)
+        return absent
+
+
+def _named_weights(model: C2Matching) -> dict:
+    """The weights by their paths below the model, whose own name differs from one instance to the next."""
+    return {weight.path.removeprefix(f"{model.name}/"): weight for weight in model.weights}

@@ -66,9 +66,9 @@ class UpscaleResult:
         correspondence: int32 (h, w, 3): for each pixel of the input the number of the reference, and y, x in
             that reference's own pixels: the pixel just behind the centre of the matched 4x4 cell. Without a
             reference these are places in the input itself, and the number is 0.
-        confidence: float32 (h, w) in [0, 1]: matching score (cosine of the 3x3 patches) at each pixel of the
-            input.
-        used_share: share of the pixels whose confidence reaches the model card's threshold, in [0, 1].
+        confidence: float32 (h, w) in [0, 1]: how far each pixel of the input used the reference: the gate of
+            a model that has one, else the matching score (cosine of the 3x3 patches).
+        used_share: share of the pixels whose confidence reaches the threshold, in [0, 1].
     """
 
     image: np.ndarray
@@ -104,6 +104,7 @@ class _Matches:
     position: np.ndarray
     score: np.ndarray
     index: np.ndarray
+    agreement: np.ndarray
 
 
 class SuperResolver:
@@ -120,7 +121,8 @@ class SuperResolver:
     Args:
         model: a built `tfcorr.refsr.model.C2Matching`.
         card: what is known about the model, if it came from a model folder.
-        confidence_threshold: score in [0, 1] from which on a pixel counts as taken from the reference.
+        confidence_threshold: confidence in [0, 1] from which on a pixel counts as taken from the reference;
+            for a model with a gate, 0.5 says that more of it was let through than held back.
         memory: bytes of working memory that tiles and reference features may take, beside what TensorFlow and
             the images themselves need; `None` takes half of what is free, at most 4 GB. Large references are
             reduced until their features fit into half of it.
@@ -149,6 +151,7 @@ class SuperResolver:
         self._cached: tuple[bytes, PreparedReferences] | None = None
         self._describe = _compiled(model.describe, (1, None, None, 3))
         self._extract = _compiled(model.extract, (1, None, None, 3))
+        self._gate = _compiled_gate(model)
         self._restore = _compiled_restore(model)
 
     @classmethod
@@ -221,15 +224,16 @@ class SuperResolver:
         references = self._references(rgb, reference)
         transforms = range(8 if self.self_ensemble else 1)
         ticks = _Ticks(progress, len(transforms))
-        total, matches = None, None
+        total, matches, gate = None, None, None
         for transform in transforms:
             turned = references
             if transform:
                 images = [turn(image, transform) for image in references.images]
                 turned = self._prepare(images)
-            upscaled, found = self._upscale(turn(rgb, transform), turned, ticks)
+            upscaled, found, confidence = self._upscale(turn(rgb, transform), turned, ticks)
             ticks.finish_round()
-            matches = matches or found
+            if not transform:
+                matches, gate = found, confidence
             upscaled = turn_back(upscaled, transform)
             total = upscaled if total is None else total + upscaled
         image = match_low_frequencies(total / len(transforms), rgb, SCALE)
@@ -237,6 +241,8 @@ class SuperResolver:
         if not details:
             return image
         correspondence, confidence = _details(matches, rgb.shape[:2], references)
+        if gate is not None:
+            confidence = gate
         used = float(np.mean(confidence >= self.confidence_threshold))
         return UpscaleResult(image, correspondence, confidence, used)
 
@@ -308,21 +314,31 @@ class SuperResolver:
 
     def _upscale(
         self, rgb: np.ndarray, references: PreparedReferences, ticks: _Ticks
-    ) -> tuple[np.ndarray, _Matches]:
-        """Matches and restores: (h, w, 3) -> float32 (4h, 4w, 3), not clamped, and the matches."""
+    ) -> tuple[np.ndarray, _Matches, np.ndarray | None]:
+        """Matches and restores (h, w, 3).
+
+        Returns:
+            float32 (4h, 4w, 3), not clamped; the matches; the gate (h, w) of a model that has one.
+        """
         height, width = rgb.shape[:2]
         rgb = padded(rgb, _SMALLEST_INPUT)
 
-        def work(plan: MemoryPlan) -> tuple[np.ndarray, _Matches]:
+        def work(plan: MemoryPlan) -> tuple[np.ndarray, _Matches, np.ndarray | None]:
             tile = plan.tile(*rgb.shape[:2])
             blocks = _blocks(rgb.shape[0] - 2, rgb.shape[1] - 2, *tile)
             tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, min(tile) // 2))
             ticks.start_round(len(blocks) + len(tiles))
             matches = self._match(rgb, references.state, blocks, ticks)
-            return self._restore_tiles(rgb, references.state, matches, tiles, ticks), matches
+            # Of the whole image at once: it looks further than tiles overlap, and takes little memory.
+            gate = None
+            if self.model.gated:
+                gate = keras.ops.convert_to_numpy(self._gate(matches.score[None], matches.agreement[None]))
+            return self._restore_tiles(rgb, references.state, matches, gate, tiles, ticks), matches, gate
 
-        upscaled, matches = self._within_memory(work)
-        return upscaled[: SCALE * height, : SCALE * width], matches
+        upscaled, matches, gate = self._within_memory(work)
+        if gate is not None:
+            gate = gate[0, :height, :width, 0]
+        return upscaled[: SCALE * height, : SCALE * width], matches, gate
 
     def _match(
         self, rgb: np.ndarray, references: References, blocks: list[_Window], ticks: _Ticks
@@ -334,17 +350,20 @@ class SuperResolver:
             np.empty((height, width, 2), np.int32),
             np.empty((height, width), np.float32),
             np.empty((height, width), np.int32),
+            np.empty((height, width), np.float32),
         )
         for block in blocks:
+            # Agreement asks the neighbours of each patch too.
+            around = block.widened(1, height, width)
             # A patch reaches two cells further than its top-left cell.
-            cells = _Window(block.top, block.bottom + 2, block.left, block.right + 2)
+            cells = _Window(around.top, around.bottom + 2, around.left, around.right + 2)
             window = cells.widened(_INPUT_MARGIN, *rgb.shape[:2])
-            inside = cells.within(window)
+            inside, kept = cells.within(window), block.within(around)
             descriptors = self._describe(rgb[None, window.rows, window.columns])
             found = self.model.match(descriptors[:, inside.rows, inside.columns], references)
-            for name in ("number", "position", "score", "index"):
-                part = keras.ops.convert_to_numpy(getattr(found, name))
-                getattr(matches, name)[block.rows, block.columns] = part[0]
+            for name in ("number", "position", "score", "index", "agreement"):
+                part = keras.ops.convert_to_numpy(getattr(found, name))[0, kept.rows, kept.columns]
+                getattr(matches, name)[block.rows, block.columns] = part
             ticks.step()
         return matches
 
@@ -353,6 +372,7 @@ class SuperResolver:
         rgb: np.ndarray,
         references: References,
         matches: _Matches,
+        gate: np.ndarray | None,
         tiles: tuple[Tile, ...],
         ticks: _Ticks,
     ) -> np.ndarray:
@@ -364,7 +384,8 @@ class SuperResolver:
             origin = np.array([tile.rows.start, tile.columns.start], np.int32)
             # Offsets count from a cell's own place, which in the tile's grid is `origin` less.
             offset = offsets[:, rows, columns] + np.tile(origin.astype(np.float32), 9)
-            upscaled = self._restore(rgb[None, rows, columns], references.features, offset, origin)
+            weights = () if gate is None else (gate[:, rows, columns],)
+            upscaled = self._restore(rgb[None, rows, columns], references.features, offset, origin, *weights)
             canvas.add(tile, keras.ops.convert_to_numpy(upscaled)[0])
             ticks.step()
         return canvas.finish()
@@ -467,6 +488,15 @@ def _compiled(function: Callable, shape: tuple):
     return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32)])
 
 
+def _compiled_gate(model: C2Matching):
+    if keras.backend.backend() != "tensorflow" or not model.gated:
+        return model.gate
+    import tensorflow as tf
+
+    field = tf.TensorSpec((1, None, None), tf.float32)
+    return tf.function(model.gate, input_signature=[field, field])
+
+
 def _compiled_restore(model: C2Matching):
     if keras.backend.backend() != "tensorflow":
         return model.restore
@@ -476,15 +506,15 @@ def _compiled_restore(model: C2Matching):
         name: tf.TensorSpec((1, None, None, FEATURE_WIDTHS[name]), model.restorer.compute_dtype)
         for name in model.restorer.reference_features
     }
-    return tf.function(
-        model.restore,
-        input_signature=[
-            tf.TensorSpec((1, None, None, 3), tf.float32),
-            features,
-            tf.TensorSpec((1, None, None, 18), tf.float32),
-            tf.TensorSpec((2,), tf.int32),
-        ],
-    )
+    signature = [
+        tf.TensorSpec((1, None, None, 3), tf.float32),
+        features,
+        tf.TensorSpec((1, None, None, 18), tf.float32),
+        tf.TensorSpec((2,), tf.int32),
+    ]
+    if model.gated:
+        signature.append(tf.TensorSpec((1, None, None, 1), tf.float32))
+    return tf.function(model.restore, input_signature=signature)
 
 
 def _limit_threads(threads: int) -> None:

@@ -9,6 +9,7 @@ from keras import ops
 
 from tfcorr.refsr.aggregation import DynamicAggregation
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
+from tfcorr.refsr.gate import ReferenceGate
 from tfcorr.refsr.matching import refine_offsets
 from tfcorr.refsr.upsampling import Upsampling
 
@@ -33,6 +34,8 @@ class RestorerConfig:
         offset_widths: Width of the two convolutions in front of each level's offsets, coarse to fine.
         aggregated_widths: Width of the aggregated reference feature of each level, coarse to fine.
         deform_groups: Groups of reference channels with their own offsets.
+        gate: Whether a :class:`tfcorr.refsr.gate.ReferenceGate` weighs what comes from the reference; the
+            published network has none.
     """
 
     features: int = 64
@@ -42,6 +45,7 @@ class RestorerConfig:
     offset_widths: tuple[int, int, int] = (256, 128, 64)
     aggregated_widths: tuple[int, int, int] = (256, 128, 64)
     deform_groups: int = 8
+    gate: bool = False
 
     def __post_init__(self):
         for name in ("blocks", "offset_widths", "aggregated_widths", "reference_levels"):
@@ -125,9 +129,13 @@ class ReferenceLevel(keras.layers.Layer):
         reference: (B, Hr, Wr, C) reference feature, or None for a level without one.
         pre_offset: float32 (B, H, W, 18), or None.
         origin: int32 (2,), where ``x`` lies in the whole input, in cells of this level, when ``x`` is a tile.
+        gate: float (B, H, W, 1) that the aggregated feature is multiplied by, or None.
+        return_learned: Also return the learned offsets, see
+            :class:`tfcorr.refsr.aggregation.DynamicAggregation`.
 
     Returns:
-        (B, H, W, F).
+        (B, H, W, F); with ``return_learned``, a tuple of it and the learned offsets (None without a
+        reference).
     """
 
     def __init__(
@@ -153,7 +161,7 @@ class ReferenceLevel(keras.layers.Layer):
         self.head = _conv(features, "head", dtype=policy)
         self.body = [ResidualBlock(features, name=f"body_{i}", dtype=policy) for i in range(blocks)]
 
-    def build(self, x_shape, reference_shape=None, pre_offset_shape=None, origin_shape=None):
+    def build(self, x_shape, reference_shape=None, pre_offset_shape=None, origin_shape=None, gate_shape=None):
         x_shape = (None, None, None, self.features)
         if self.reference_width is not None:
             width = self.offset_conv1.filters
@@ -164,19 +172,24 @@ class ReferenceLevel(keras.layers.Layer):
         for block in self.body:
             block.build(x_shape)
 
-    def call(self, x, reference=None, pre_offset=None, origin=None):
-        fused = x
+    def call(self, x, reference=None, pre_offset=None, origin=None, gate=None, return_learned: bool = False):
+        fused, learned = x, None
         if self.reference_width is not None:
             context = place_on_grid(reference, ops.shape(x)[1], ops.shape(x)[2], origin)
             hidden = ops.concatenate([x, ops.cast(context, x.dtype)], axis=-1)
             hidden = _leaky_relu(self.offset_conv1(hidden))
             hidden = _leaky_relu(self.offset_conv2(hidden))
-            aggregated = _leaky_relu(self.dyn_agg(reference, hidden, pre_offset))
+            aggregated = self.dyn_agg(reference, hidden, pre_offset, return_learned=return_learned)
+            if return_learned:
+                aggregated, learned = aggregated
+            aggregated = _leaky_relu(aggregated)
+            if gate is not None:
+                aggregated = aggregated * ops.cast(gate, aggregated.dtype)
             fused = ops.concatenate([x, aggregated], axis=-1)
         hidden = _leaky_relu(self.head(fused))
         for block in self.body:
             hidden = block(hidden)
-        return x + hidden
+        return (x + hidden, learned) if return_learned else x + hidden
 
 
 def place_on_grid(feature, height, width, origin=None):
@@ -215,11 +228,14 @@ class RestorationNetwork(keras.Model):
             - ``pre_offset``: float32 (B, h, w, 18) from :func:`tfcorr.refsr.matching.pre_offsets` at scale 1,
               relative to this input's own grid;
             - ``origin``: optional int32 (2,): (y, x) of this input in a larger image, in its pixels, when it
-              is a tile.
+              is a tile;
+            - ``gate``: with ``config.gate``, float32 (B, h, w, 1) in [0, 1] from the layer :attr:`gate`.
+        return_learned: Also return the learned offsets.
 
     Returns:
         float32 (B, 4 * h, 4 * w, 3), not clamped. As in the published code, and not in table 3, the last
-        convolution gives a residual on the bilinearly upsampled input.
+        convolution gives a residual on the bilinearly upsampled input. With ``return_learned``, a tuple of it
+        and a dict from the name of each level with a reference to its learned offsets, float32.
     """
 
     def __init__(self, config: RestorerConfig | dict | None = None, **kwargs):
@@ -232,6 +248,7 @@ class RestorationNetwork(keras.Model):
             ResidualBlock(features, name=f"content_{i}", dtype=policy)
             for i in range(self.config.content_blocks)
         ]
+        self.gate = ReferenceGate(name="gate") if self.config.gate else None
         self.levels = {}
         for number, level in enumerate(LEVELS):
             uses_reference = level in self.config.reference_levels
@@ -256,6 +273,8 @@ class RestorationNetwork(keras.Model):
         self.conv_first.build((None, None, None, 3))
         for block in self.content_body:
             block.build((None, None, None, features))
+        if self.gate is not None:
+            self.gate.build()
         for level in self.levels.values():
             level.build(None)
         for tail in (self.tail_small, self.tail_medium, self.tail_large1):
@@ -268,17 +287,18 @@ class RestorationNetwork(keras.Model):
         """Names of the reference features that the levels in use need."""
         return tuple(LEVEL_FEATURES[level] for level in LEVELS if level in self.config.reference_levels)
 
-    def call(self, inputs):
+    def call(self, inputs, return_learned: bool = False):
         lr = ops.cast(inputs["lr"], "float32")
+        learned = {} if return_learned else None
         x = self.content(lr)
-        x = self._level("small", x, inputs)
+        x = self._level("small", x, inputs, learned)
         x = _leaky_relu(ops.depth_to_space(self.tail_small(x), 2))
-        x = self._level("medium", x, inputs)
+        x = self._level("medium", x, inputs, learned)
         x = _leaky_relu(ops.depth_to_space(self.tail_medium(x), 2))
-        x = self._level("large", x, inputs)
+        x = self._level("large", x, inputs, learned)
         x = _leaky_relu(self.tail_large1(x))
-        residual = self.tail_large2(ops.cast(x, "float32"))
-        return residual + self.upsampling(lr)
+        restored = self.tail_large2(ops.cast(x, "float32")) + self.upsampling(lr)
+        return (restored, learned) if return_learned else restored
 
     def content(self, lr):
         """Content feature of the input (table 3, rows 0 and 1): (B, h, w, 3) -> (B, h, w, features)."""
@@ -287,7 +307,7 @@ class RestorationNetwork(keras.Model):
             x = block(x)
         return x
 
-    def _level(self, level: str, x, inputs):
+    def _level(self, level: str, x, inputs, learned: dict | None):
         if level not in self.config.reference_levels:
             return self.levels[level](x)
         name, scale = LEVEL_FEATURES[level], LEVEL_SCALES[level]
@@ -295,7 +315,15 @@ class RestorationNetwork(keras.Model):
         origin = inputs.get("origin")
         if origin is not None:
             origin = ops.cast(origin, "int32") * scale
-        return self.levels[level](x, inputs[name], offset, origin)
+        gate = None
+        if self.gate is not None:
+            if inputs.get("gate") is None:
+                raise ValueError("`gate` is missing from the inputs of a restorer with a gate")
+            gate = ops.repeat(ops.repeat(inputs["gate"], scale, axis=1), scale, axis=2)
+        if learned is None:
+            return self.levels[level](x, inputs[name], offset, origin, gate)
+        x, learned[level] = self.levels[level](x, inputs[name], offset, origin, gate, return_learned=True)
+        return x
 
     def get_config(self):
         return {**super().get_config(), "config": asdict(self.config)}
