@@ -67,3 +67,17 @@ def test_sizes_are_checked():
     low, result, images, correspondence, confidence = inputs()
     with pytest.raises(ValueError, match=r"\(30, 40\).*\(29, 40, 3\)"):
         comparison_figure(low, result, images, correspondence[1:], confidence, 0.5)
+
+
+def test_truth_stands_beside_the_result():
+    rng = np.random.default_rng(5)
+    low_res = rng.integers(0, 256, (12, 16, 3), np.uint8)
+    result = rng.integers(0, 256, (48, 64, 3), np.uint8)
+    matches = (np.zeros((12, 16, 3), np.int32), np.ones((12, 16), np.float32), 1.0)
+    plain = comparison_figure(low_res, result, [result], *matches)
+    with_truth = comparison_figure(low_res, result, [result], *matches, truth=result[::-1].copy())
+    # Four panels in a row instead of three, and as many rows.
+    assert with_truth.shape[0] == plain.shape[0]
+    assert with_truth.shape[1] * 3 == pytest.approx(plain.shape[1] * 4, abs=16)
+    with pytest.raises(ValueError, match="truth must have the result's shape"):
+        comparison_figure(low_res, result, [result], *matches, truth=result[:4])

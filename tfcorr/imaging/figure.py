@@ -47,14 +47,16 @@ def comparison_figure(
     correspondence: np.ndarray,
     confidence: np.ndarray,
     used_share: float,
+    *,
+    truth: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Draws nine panels about one upscaled image.
+    """Draws nine panels about one upscaled image, and two more where the truth is known.
 
-    First row: the input enlarged by bicubic interpolation, the result, the references. Second row: a detail
-    of each, where the references changed most (the place in the reference is the one that the matches point
-    to). Third row: the references dyed by place, in a chequered pattern; the input in the colours of the
-    places that its pixels were matched with, grey where that is not trusted; and the confidence of the
-    matches.
+    First row: the input enlarged by bicubic interpolation, the result, the truth, the references. Second row:
+    a detail of each, where the references changed most (the place in the reference is the one that the
+    matches point to). Third row: the references dyed by place, in a chequered pattern; the input in the
+    colours of the places that its pixels were matched with, grey where that is not trusted; and the
+    confidence of the matches.
 
     Args:
       low_res: (h, w, 3) RGB, uint8, uint16 or float32 in [0, 1].
@@ -63,18 +65,22 @@ def comparison_figure(
       correspondence: int32 (h, w, 3): number of the reference, and y, x in its pixels.
       confidence: float32 (h, w) in [0, 1].
       used_share: share of the pixels that count as taken from the references, in [0, 1].
+      truth: (H, W, 3), what the result should be, same choice of dtypes; or None.
 
     Returns:
       uint8 (rows, columns, 3).
 
     Raises:
-      ValueError: if `correspondence` or `confidence` has not the size of `low_res`.
+      ValueError: if `correspondence` or `confidence` has not the size of `low_res`, or `truth` that of
+        `result`.
     """
     if correspondence.shape != (*low_res.shape[:2], 3) or confidence.shape != low_res.shape[:2]:
         raise ValueError(
             f"correspondence and confidence must have the input's size {low_res.shape[:2]}, got "
             f"{correspondence.shape} and {confidence.shape}"
         )
+    if truth is not None and truth.shape != result.shape:
+        raise ValueError(f"truth must have the result's shape {result.shape}, got {truth.shape}")
     low_res, result = convert_depth(low_res, np.uint8), convert_depth(result, np.uint8)
     sources = [convert_depth(image, np.uint8) for image in references] or [low_res]
     enlarged = resize_bicubic(low_res, result.shape[:2])
@@ -105,6 +111,10 @@ def comparison_figure(
             ("confidence of the match", _coloured(confidence)),
         ],
     ]
+    if truth is not None:
+        truth = convert_depth(truth, np.uint8)
+        rows[0].insert(2, (f"truth {_size(truth)}", _marked(truth, detail)))
+        rows[1].insert(2, ("detail of the truth", detail.cut(truth)))
     title = (
         f"{_size(low_res)} to {_size(result)} pixels, {100 * used_share:.0f} % with detail from the {source}"
     )

@@ -88,6 +88,33 @@ def _local_scale(matrix: np.ndarray, size: int) -> float:
     return float(abs(np.linalg.det(inverse) / w**3) ** -0.5)
 
 
+def scaled_and_turned(
+    height: int, width: int, scale: float, degrees: float
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """A scaling and rotation of an image onto a canvas that holds all of it (section 5.4).
+
+    Args:
+        height, width: of the image, in pixels.
+        scale: factor, positive.
+        degrees: rotation, counter-clockwise as one sees it.
+
+    Returns:
+        The (3, 3) matrix from the image to the canvas, and the canvas' (height, width), multiples of 4.
+    """
+    angle = np.deg2rad(degrees)
+    turn = scale * np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    # The outer corners of the pixels, so that a scale of s gives s times the pixels.
+    corners = np.array([[0, 0], [width, 0], [width, height], [0, height]]) @ turn.T
+    low, high = corners.min(0), corners.max(0)
+    # Rotations by right angles give whole numbers but for the rounding of the cosine.
+    size = np.ceil((high - low - 1e-6) / 4).astype(int) * 4
+    matrix = np.eye(3)
+    matrix[:2, :2] = turn
+    # Pixel centres lie half a pixel from the corners; what is left of the canvas is spread to both sides.
+    matrix[:2, 2] = turn @ (0.5, 0.5) - 0.5 - low + (size - (high - low)) / 2
+    return matrix, (int(size[1]), int(size[0]))
+
+
 def warped_positions(matrix: np.ndarray, height: int, width: int, stride: int = 4) -> np.ndarray:
     """Where the cells of the image's feature map lie in the reference.
 

@@ -1,0 +1,141 @@
+"""From a configuration to a benchmark's result: `stage: evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tfcorr
+from tfcorr.config import EvaluateConfig
+from tfcorr.errors import TfcorrError
+from tfcorr.pretrained import WEIGHTS_FILE, ModelCard, find_model, verify
+from tfcorr.refsr.evaluation import SCALE, Contender, ScoreCache, evaluate
+from tfcorr.refsr.figures import ContactSheets
+from tfcorr.refsr.layouts import NONE, find_cases, list_digest
+from tfcorr.refsr.plots import bars, write_plot
+from tfcorr.refsr.reports import benchmark_markdown, benchmark_table, write_report
+from tfcorr.refsr.sizes import parameter_count
+
+SUPER_RESOLUTION, SINGLE_IMAGE = "super-resolution", "single-image-super-resolution"
+
+
+def run(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[dict, str]:
+    """Evaluates the models that a configuration names.
+
+    Returns:
+        What is written to ``output``: the result of `tfcorr.refsr.evaluation.evaluate` with ``models``
+        (checksum and parameters of each) and ``protocol`` (list, border, padding, memory, version); and the
+        table as text. The same as Markdown and a plot stand beside ``output``.
+
+    Raises:
+        TfcorrError: a model or the images cannot be used.
+    """
+    cases = find_cases(
+        config.pairs,
+        config.test_set,
+        config.data_root,
+        unrelated_path=config.unrelated_path,
+        limit=config.limit,
+    )
+    output = Path(config.output)
+    names = config.models or (config.model,)
+    contenders, models = find_contenders(
+        names, config.references, output, border=config.border, padding=config.padding, memory=config.memory
+    )
+    result = evaluate(
+        contenders,
+        cases,
+        border=config.border,
+        padding=config.padding,
+        group_by=config.group_by,
+        texture=config.texture,
+        figures=ContactSheets(config.figures) if config.figures else None,
+        progress=report,
+    )
+    protocol = {
+        "scale": SCALE,
+        "border": config.border,
+        "padding": config.padding,
+        # With less memory, references are reduced, and scores fall.
+        "memory": config.memory,
+        "list": list_digest(cases, config.references),
+        "tfcorr": tfcorr.__version__,
+    }
+    result = {"models": models, "protocol": protocol, **result}
+    write_report(output, result, benchmark_markdown(result))
+    note = write_plot(output.with_suffix(".svg"), lambda axes: bars(axes, result))
+    return result, "\n".join(filter(None, [benchmark_table(result), note]))
+
+
+def find_contenders(
+    names: Sequence[str | None],
+    references: tuple[str, ...],
+    output: Path,
+    *,
+    border: int,
+    padding: str,
+    memory: int | None,
+) -> tuple[list[Contender], dict[str, dict[str, Any]]]:
+    """Loads models for an evaluation.
+
+    Args:
+        names: models by name or folder; None is the default one. Single-image models are measured once,
+            without references.
+        references: what the others are given.
+        output: of the result; scores of single images are kept beside it.
+        border, padding, memory: what scores depend on beside the model.
+
+    Returns:
+        The contenders, and for each name its checksum and its parameters.
+
+    Raises:
+        TfcorrError: a model is not there, is damaged, or of another kind.
+    """
+    contenders, models = [], {}
+    for name in names:
+        card = _card(name)
+        checksum = card.checksums[WEIGHTS_FILE]
+        key = f"{checksum[:16]}-{border}-{memory}-{tfcorr.__version__}"
+        if padding != "none":
+            key += f"-{padding}"
+        upscaler = load_upscaler(card, memory)
+        title = _title(card, [contender.name for contender in contenders])
+        contenders.append(
+            Contender(
+                title,
+                upscaler,
+                references if card.job == SUPER_RESOLUTION else (NONE,),
+                ScoreCache(output.with_suffix(".cache.jsonl"), key),
+            )
+        )
+        models[title] = {"sha256": checksum, "parameters": parameter_count(upscaler.model)}
+    return contenders, models
+
+
+def load_upscaler(card: ModelCard, memory: int | None) -> Any:
+    """What upscales with the model of a card: `SuperResolver`, or the single-image yardstick."""
+    if card.job == SUPER_RESOLUTION:
+        from tfcorr.refsr.predictor import SuperResolver
+
+        return SuperResolver.from_pretrained(card.folder, memory=memory)
+    from tfcorr.refsr.single_image import SingleImageResolver
+
+    return SingleImageResolver.from_pretrained(card.folder, memory=memory)
+
+
+def _card(name: str | None) -> ModelCard:
+    try:
+        card = find_model(name)
+    except TfcorrError as error:
+        try:
+            card = find_model(name, job=SINGLE_IMAGE)
+        except TfcorrError:
+            raise error from None
+    verify(card)
+    return card
+
+
+def _title(card: ModelCard, taken: Sequence[str]) -> str:
+    """The model's name; with its folder where two models have one name."""
+    return card.name if card.name not in taken else f"{card.name} ({card.folder})"
