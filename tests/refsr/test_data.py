@@ -182,6 +182,23 @@ def test_singles_and_unrelated(photos):
     assert not np.array_equal(related["reference"], unrelated["reference"])
 
 
+def test_partly_related_references(photos):
+    same = [Pair("s", p, p, (4, 4), (4, 4), {"row": "1"}) for p in photos]
+    replaced, elsewhere = 0, 0
+    for step in range(12):
+        batch = restorer_samples(same, crop=32, partly_related=1.0, augment=False).batch(step)
+        for hr, reference in zip(batch["hr"], batch["reference"], strict=True):
+            kept = np.all(hr == reference, axis=2)
+            # Whole rows or whole columns are the pair's own, or the whole patch is another one.
+            shares = max((kept.all(1).mean(), kept.all(0).mean()))
+            replaced += 1 / 3 <= round(shares, 2) + 0.02 <= 0.72
+            elsewhere += shares < 0.1
+    assert replaced + elsewhere >= 22 and min(replaced, elsewhere) >= 5
+    # Of folder pairs, which have no photo around them, a part is replaced; without the option nothing is.
+    plain = restorer_samples(same, crop=32, augment=False).batch(0)
+    np.testing.assert_array_equal(plain["hr"], plain["reference"])
+
+
 def test_files_that_cannot_be_read(photos, tmp_path):
     missing = tmp_path / "missing.png"
     samples = matcher_samples([missing, photos[0]])

@@ -82,14 +82,16 @@ class SingleImages:
 
 @dataclass(frozen=True)
 class RestorerData:
-    """Pairs for the restoration network. ``crop`` is the side of the input patch, ``patch`` of the
-    reference."""
+    """Pairs for the restoration network. ``crop`` is the side of the input patch, ``patch`` of the reference.
+    ``unrelated`` is the probability that a reference comes from another pair, ``partly_related`` that it fits
+    in part at best: it shows another place of its photo, or a part of it is replaced by another photo."""
 
     pairs: tuple[PairSource, ...]
     exclude: tuple[PhotoRule, ...] = ()
     patch: int = 160
     crop: int = 160
     unrelated: float = 0.0
+    partly_related: float = 0.0
     photometric: Photometric = Photometric()
     singles: SingleImages | None = None
 

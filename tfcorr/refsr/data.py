@@ -109,6 +109,9 @@ class RestorerSamples(Samples):
         crop: side of the input patch, cut out of the former; a multiple of 4.
         photometric: changes of the reference.
         unrelated: probability that the reference comes from another pair.
+        partly_related: probability that the reference fits in part at best: of a pair it shows another place of
+            its photo; of a single image, and of every other pair, a third to two thirds of it from one side
+            on are replaced by a patch of another photo.
         singles: single images to mix in, and how; with ``single_images`` their paths.
         batch, seed, augment: see `Samples`.
     """
@@ -124,6 +127,7 @@ class RestorerSamples(Samples):
         batch: int,
         seed: int,
         unrelated: float = 0.0,
+        partly_related: float = 0.0,
         singles: SingleImages | None = None,
         single_images: Sequence[Path] = (),
         augment: bool = True,
@@ -137,19 +141,24 @@ class RestorerSamples(Samples):
         self.crop = crop
         self.photometric = photometric
         self.unrelated = unrelated
+        self.partly_related = partly_related
         self.singles = singles
         self.single_images = single_images
 
     def sample(self, item: Pair, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
         photometric = self.photometric
+        partly = bool(self.partly_related) and rng.random() < self.partly_related
         if self.singles and rng.random() < self.singles.probability:
-            patches = self._single(rng)
+            patches, elsewhere = self._single(rng), False
             photometric = self.singles.photometric
         else:
-            patches = self._pair(item, rng)
+            elsewhere = partly and rng.random() < 0.5
+            patches = self._pair(item, rng, elsewhere)
         if patches is None:
             return None
         image, reference = patches
+        if partly and not elsewhere:
+            reference = self._partly_replaced(reference, rng)
         flips = tuple(rng.random(3) < 0.5) if self.augment else _IDENTITY
         image, reference = (np.ascontiguousarray(orient(a, *flips)) for a in (image, reference))
         y, x = _corner(image, self.crop, rng if self.augment else None)
@@ -160,7 +169,9 @@ class RestorerSamples(Samples):
             "reference": change_photometry(_unit(reference), rng, photometric),
         }
 
-    def _pair(self, pair: Pair, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
+    def _pair(
+        self, pair: Pair, rng: np.random.Generator, elsewhere: bool
+    ) -> tuple[np.ndarray, np.ndarray] | None:
         other = pair
         if self.unrelated and rng.random() < self.unrelated:
             other = self.items[rng.integers(len(self.items))]
@@ -172,6 +183,8 @@ class RestorerSamples(Samples):
         image, reference = at_least(image, self.patch), at_least(reference, self.patch)
         at = pair.at or _corner(image, self.patch, rng if self.augment else None)
         reference_at = other.reference_at or _same_place(at, image, reference, self.patch)
+        if elsewhere:
+            reference_at = _corner(reference, self.patch, rng)
         return self._cut(image, at), self._cut(reference, reference_at)
 
     def _single(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray] | None:
@@ -188,6 +201,21 @@ class RestorerSamples(Samples):
             other = at_least(other, self.patch)
             reference = self._cut(other, _corner(other, self.patch, rng))
         return image, reference
+
+    def _partly_replaced(self, reference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        other = self.cache.get(self.items[rng.integers(len(self.items))].reference)
+        if other is None:
+            return reference
+        other = at_least(other, self.patch)
+        other = self._cut(other, _corner(other, self.patch, rng))
+        border = round(rng.uniform(1 / 3, 2 / 3) * self.patch)
+        part = slice(border, None) if rng.random() < 0.5 else slice(None, border)
+        mixed = reference.copy()
+        if rng.random() < 0.5:
+            mixed[part] = other[part]
+        else:
+            mixed[:, part] = other[:, part]
+        return mixed
 
     def _exactly(self, image: np.ndarray) -> np.ndarray:
         return image if image.shape[:2] == (self.patch,) * 2 else resize_bicubic(image, (self.patch,) * 2)

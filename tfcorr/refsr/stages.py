@@ -173,6 +173,7 @@ def _restorer(config: RestorerConfig, report: Callable):
         crop=data.crop,
         photometric=data.photometric,
         unrelated=data.unrelated,
+        partly_related=data.partly_related,
         singles=data.singles,
         single_images=images,
         batch=config.train.batch,
