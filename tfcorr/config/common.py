@@ -36,7 +36,8 @@ class LearningRate:
 @dataclass(frozen=True)
 class Training:
     """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their
-    path."""
+    path. ``distribute`` divides each batch: ``mirrored`` among ``devices`` of this machine (all GPUs; without
+    one, that many parts of the CPU), ``workers`` among the machines that ``TF_CONFIG`` names."""
 
     steps: int = at_least(1)
     batch: int = at_least(1)
@@ -53,3 +54,5 @@ class Training:
     max_offset: float = 100.0
     workers: int = at_least(1, 2)
     threads: int | None = at_least(1, None)
+    distribute: Literal["none", "mirrored", "workers"] = "none"
+    devices: int | None = at_least(1, None)

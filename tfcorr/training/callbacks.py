@@ -73,6 +73,27 @@ class Clock(keras.callbacks.Callback):
         self._last = now
 
 
+class Phases(keras.callbacks.Callback):
+    """Tells a trainer whose losses change with the step which one comes.
+
+    Such a trainer has a method ``begin(step)``, steps from 0, and an attribute ``phase``; where this changes,
+    its step is traced anew.
+
+    Args:
+        state: of the run.
+    """
+
+    def __init__(self, state: RunState):
+        super().__init__()
+        self.state = state
+
+    def on_train_batch_begin(self, batch, logs=None):
+        before = self.model.phase
+        self.model.begin(self.state.step)
+        if self.model.phase != before:
+            self.model.make_train_function(force=True)
+
+
 class DivergenceGuard(keras.callbacks.Callback):
     """Stops with an error when the loss is no number, or when the learned offsets explode.
 
@@ -106,8 +127,9 @@ class DivergenceGuard(keras.callbacks.Callback):
 class Log(keras.callbacks.Callback):
     """A line on the screen and in ``log.jsonl``, and TensorBoard scalars, every ``every`` steps.
 
-    Values are means over the steps since the last line; ``offset_max`` is the largest of them. Without the
-    package tensorboard there are no event files, which is said once.
+    Values are means over the steps since the last line; names that end in ``_max``, possibly before a ``/``,
+    have the largest of them. Names with a ``/`` are not on the screen. Without the package tensorboard there
+    are no event files, which is said once.
 
     Args:
         state: of the run.
@@ -170,19 +192,21 @@ class Log(keras.callbacks.Callback):
         """Write the window as one line."""
         if not self._window:
             return
+        # A trainer's phases may differ in what they report: a name's values are those that there are.
+        names = dict.fromkeys(name for row in self._window for name in row)
         values = {
-            name: float((np.max if name.endswith("_max") else np.mean)([row[name] for row in self._window]))
-            for name in self._window[0]
+            name: float(
+                (np.max if is_maximum(name) else np.mean)([row[name] for row in self._window if name in row])
+            )
+            for name in names
         }
-        rate = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        values.update(learning_rates(self.model))
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in values.items() if "/" not in name)
         seconds = (self.state.seconds - self._since) / len(self._window)
-        values.update(learning_rate=rate, seconds_per_step=seconds)
+        values.update(seconds_per_step=seconds, samples_per_second=self.batch_size / max(seconds, 1e-9))
         self.write("train", values)
         left = (self.steps - self.state.step) * seconds / 60
-        shown = "  ".join(
-            f"{name} {value:.4g}" for name, value in values.items() if name != "seconds_per_step"
-        )
-        speed = f"{1000 * seconds:.0f} ms/step, {self.batch_size / max(seconds, 1e-9):.1f} samples/s"
+        speed = f"{1000 * seconds:.0f} ms/step, {values['samples_per_second']:.1f} samples/s"
         self.report(f"step {self.state.step}/{self.steps}  {shown}  {speed}, {left:.0f} min left")
         self._window.clear()
         self._since = self.state.seconds
@@ -218,6 +242,33 @@ class Log(keras.callbacks.Callback):
             self._writer.flush()
 
 
+def is_maximum(name: str) -> bool:
+    """Whether a logged value is the largest of several, and not their mean."""
+    return name.partition("/")[0].endswith("_max")
+
+
+def learning_rates(model: keras.Model) -> dict[str, float]:
+    """The present learning rates: the optimiser's, its groups', and those that a trainer adds.
+
+    Args:
+        model: compiled. Optimisers beside its own it names in ``companion_optimizers``: name -> optimiser.
+
+    Returns:
+        ``learning_rate``, ``learning_rate/PART`` for each part of `GroupedAdam.multipliers`, and
+        ``learning_rate/NAME``.
+    """
+
+    def rate(optimizer) -> float:
+        return float(keras.ops.convert_to_numpy(optimizer.learning_rate))
+
+    rates = {"learning_rate": rate(model.optimizer)}
+    for part, factor in getattr(model.optimizer, "multipliers", {}).items():
+        rates[f"learning_rate/{part.replace('/', '.')}"] = factor * rates["learning_rate"]
+    for name, optimizer in getattr(model, "companion_optimizers", {}).items():
+        rates[f"learning_rate/{name}"] = rate(optimizer)
+    return rates
+
+
 class Validation(keras.callbacks.Callback):
     """Evaluates on held-out data every ``every`` steps and at the last one; keeps the best checkpoint.
 
@@ -230,11 +281,21 @@ class Validation(keras.callbacks.Callback):
         last: number of the last step.
         metric: whose largest value is the best.
         folder: of the run.
-        log: where the values go.
+        log: where the values go; None for a worker that only takes part.
+        evaluate: ``(model, dataset) -> name -> value``.
     """
 
     def __init__(
-        self, state: RunState, dataset, *, every: int, last: int, metric: str, folder: Path, log: Log
+        self,
+        state: RunState,
+        dataset,
+        *,
+        every: int,
+        last: int,
+        metric: str,
+        folder: Path,
+        log: Log | None,
+        evaluate: Callable[[keras.Model, Any], dict[str, Any]] | None = None,
     ):
         super().__init__()
         self.state = state
@@ -244,6 +305,7 @@ class Validation(keras.callbacks.Callback):
         self.metric = metric
         self.folder = folder
         self.log = log
+        self.evaluate = evaluate or _evaluate
 
     def on_train_batch_end(self, batch, logs=None):
         if self.state.step % self.every == 0 or self.state.step == self.last:
@@ -252,8 +314,10 @@ class Validation(keras.callbacks.Callback):
     def measure(self):
         """Evaluate now."""
         with averaged_weights(self.model):
-            values = self.model.evaluate(self.dataset, verbose=0, return_dict=True)
+            values = self.evaluate(self.model, self.dataset)
         self.state.metrics = {name: float(value) for name, value in values.items()}
+        if self.log is None:
+            return
         self.log.write("validation", self.state.metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self.state.metrics.items())
         value = self.state.metrics[self.metric]
@@ -262,6 +326,10 @@ class Validation(keras.callbacks.Callback):
         if better:
             self.state.best = value
             save_checkpoint(self.folder / BEST, self.model, self.state.saved())
+
+
+def _evaluate(model: keras.Model, dataset) -> dict[str, Any]:
+    return model.evaluate(dataset, verbose=0, return_dict=True)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,8 @@ def _variables(model: keras.Model) -> dict[str, keras.Variable]:
     # Numbered, as paths need not be unique.
     named = {f"weights/{i:04d}/{v.path}": v for i, v in enumerate(model.weights)}
     named.update({f"optimizer/{i:04d}/{v.path}": v for i, v in enumerate(model.optimizer.variables)})
+    for kind, variables in getattr(model, "companions", {}).items():
+        named.update({f"{kind}/{i:04d}/{v.path}": v for i, v in enumerate(variables)})
     return named
 
 
@@ -30,7 +32,8 @@ def save_checkpoint(path: str | os.PathLike, model: keras.Model, state: dict[str
 
     Args:
         path: of the ``.npz`` file.
-        model: its optimiser is built.
+        model: its optimiser is built. What trains beside it, such as a discriminator and its optimiser, it
+            names in an attribute ``companions``: name -> variables.
         state: anything that JSON can hold.
     """
     path = Path(path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,13 @@ from tfcorr.training.callbacks import (
     Validation,
 )
 from tfcorr.training.checkpoint import CheckpointError, load_checkpoint
+from tfcorr.training.distribution import (
+    evaluate_on_workers,
+    fit_workers,
+    is_chief,
+    is_multi_worker,
+    prepare_devices,
+)
 from tfcorr.training.optimizer import make_optimizer
 
 
@@ -44,11 +51,12 @@ def choose_precision(precision: str) -> str:
 
 
 def prepare(settings: Training) -> str:
-    """Set threads, seeds and the dtype policy before any model is made; returns the policy's name."""
+    """Set threads, devices, seeds and dtype policy before any model is made; returns the policy's name."""
     import tensorflow as tf
 
     if settings.threads:
         tf.config.threading.set_intra_op_parallelism_threads(settings.threads)
+    prepare_devices(settings)
     keras.utils.set_random_seed(settings.seed)
     policy = choose_precision(settings.precision)
     keras.config.set_dtype_policy(policy)
@@ -62,6 +70,7 @@ def run_fit(
     folder: str | os.PathLike,
     *,
     config_hash: str,
+    callbacks: Callable[[RunState], Sequence[keras.callbacks.Callback]] | None = None,
     validation=None,
     validate_every: int = 0,
     metric: str = "",
@@ -73,12 +82,16 @@ def run_fit(
     Interrupted and continued, a run sees the same batches and ends with the same weights as in one go (up
     to the order of floating-point sums).
 
+    With a trainer that was made in the scope of a `tf.distribute.MultiWorkerMirroredStrategy`, all workers
+    call this with the same arguments and a folder that all can read; the chief alone writes.
+
     Args:
         trainer: built, not compiled; its ``train_step`` takes a batch.
         batches: the dataset of batches ``start`` to ``stop`` - 1.
         settings: steps, optimiser, precision and so on.
         folder: for checkpoints, ``log.jsonl`` and TensorBoard.
         config_hash: a checkpoint with another one is refused.
+        callbacks: further ones, made for the run's state; they come before validation and checkpoints.
         validation: a finite dataset, or None.
         validate_every: steps.
         metric: of the validation, larger is better.
@@ -93,33 +106,41 @@ def run_fit(
         TrainingError: the loss is no number, or offsets explode.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    optimizer = make_optimizer(
-        settings.learning_rate,
-        settings.steps,
-        multipliers=settings.multipliers,
-        ema=settings.ema,
-        clip_norm=settings.clip_norm,
-    )
-    # The compiled ops cannot go through XLA.
-    trainer.compile(optimizer=optimizer, jit_compile=False)
-    optimizer.build(trainer.trainable_variables)
+    strategy = trainer.distribute_strategy
+    chief = is_chief(strategy)
+    if chief:
+        folder.mkdir(parents=True, exist_ok=True)
+    with strategy.scope():
+        optimizer = make_optimizer(
+            settings.learning_rate,
+            settings.steps,
+            multipliers=settings.multipliers,
+            ema=settings.ema,
+            clip_norm=settings.clip_norm,
+        )
+        # The compiled ops cannot go through XLA.
+        trainer.compile(optimizer=optimizer, jit_compile=False)
+        optimizer.build(trainer.trainable_variables)
     state = RunState(seed=settings.seed, config=config_hash)
     if (folder / LAST).is_file():
         state = _resume(folder / LAST, trainer, state)
         report(f"going on from {folder / LAST}, step {state.step}")
     if state.step < settings.steps and settings.max_minutes != 0:
-        log = Log(
-            state,
-            folder,
-            steps=settings.steps,
-            batch=settings.batch,
-            every=settings.log_every,
-            images=images,
-            images_every=settings.images_every,
-            report=report,
-        )
-        callbacks = [Clock(state), DivergenceGuard(state, settings.max_offset), log]
+        log = None
+        if chief:
+            log = Log(
+                state,
+                folder,
+                steps=settings.steps,
+                batch=settings.batch,
+                every=settings.log_every,
+                images=images,
+                images_every=settings.images_every,
+                report=report,
+            )
+        listed = [Clock(state), DivergenceGuard(state, settings.max_offset)]
+        listed += [log] if log else []
+        listed += callbacks(state) if callbacks else []
         if validation is not None:
             measure = Validation(
                 state,
@@ -129,13 +150,18 @@ def run_fit(
                 metric=metric,
                 folder=folder,
                 log=log,
+                evaluate=evaluate_on_workers if is_multi_worker(strategy) else None,
             )
-            callbacks.append(measure)
-        callbacks += [
-            Checkpoints(state, folder, settings.checkpoint_every),
-            Stop(state, settings.max_minutes),
-        ]
-        trainer.fit(batches(state.step, settings.steps), callbacks=callbacks, shuffle=False, verbose=0)
+            listed.append(measure)
+        listed += [Checkpoints(state, folder, settings.checkpoint_every)] if chief else []
+        listed.append(Stop(state, settings.max_minutes))
+        dataset = batches(state.step, settings.steps)
+        if is_multi_worker(strategy):
+            fit_workers(trainer, dataset, listed)
+            if trainer.stop_training and state.stopped is None:
+                state.stopped = "another worker"
+        else:
+            trainer.fit(dataset, callbacks=listed, shuffle=False, verbose=0)
     if settings.ema is not None and state.step > 0:
         optimizer.finalize_variable_values(trainer.trainable_variables)
     return state
