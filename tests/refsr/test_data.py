@@ -194,9 +194,13 @@ def test_partly_related_references(photos):
             replaced += 1 / 3 <= round(shares, 2) + 0.02 <= 0.72
             elsewhere += shares < 0.1
     assert replaced + elsewhere >= 22 and min(replaced, elsewhere) >= 5
-    # Of folder pairs, which have no photo around them, a part is replaced; without the option nothing is.
-    plain = restorer_samples(same, crop=32, augment=False).batch(0)
-    np.testing.assert_array_equal(plain["hr"], plain["reference"])
+    # A folder pair has no photo around its reference: it keeps a part of it at least.
+    folders = [Pair("s", p, p, None, None, {}) for p in photos]
+    for step in range(4):
+        batch = restorer_samples(folders, crop=32, partly_related=1.0, augment=False).batch(step)
+        kept = np.all(batch["hr"] == batch["reference"], axis=3)
+        assert ((kept.all(1).mean(1) > 0.3) | (kept.all(2).mean(1) > 0.3)).all()
+        assert not kept.all((1, 2)).any()
 
 
 def test_files_that_cannot_be_read(photos, tmp_path):

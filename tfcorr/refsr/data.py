@@ -109,9 +109,9 @@ class RestorerSamples(Samples):
         crop: side of the input patch, cut out of the former; a multiple of 4.
         photometric: changes of the reference.
         unrelated: probability that the reference comes from another pair.
-        partly_related: probability that the reference fits in part at best: of a pair it shows another place of
-            its photo; of a single image, and of every other pair, a third to two thirds of it from one side
-            on are replaced by a patch of another photo.
+        partly_related: probability that the reference fits in part at best: a third to two thirds of it, from
+            one side on, are replaced by a patch of another photo; or, with equal chance where a pair has a
+            photo around its reference, it shows another place of that photo.
         singles: single images to mix in, and how; with ``single_images`` their paths.
         batch, seed, augment: see `Samples`.
     """
@@ -152,7 +152,7 @@ class RestorerSamples(Samples):
             patches, elsewhere = self._single(rng), False
             photometric = self.singles.photometric
         else:
-            elsewhere = partly and rng.random() < 0.5
+            elsewhere = partly and bool(item.columns) and rng.random() < 0.5
             patches = self._pair(item, rng, elsewhere)
         if patches is None:
             return None
