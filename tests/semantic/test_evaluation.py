@@ -1,0 +1,125 @@
+"""PCK against the published programs (goldens), and what is made of it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import GOLDENS, load_golden
+
+from tfcorr.config.semantic import Evaluation
+from tfcorr.semantic.datasets import KeypointPair
+from tfcorr.semantic.evaluation import bilinear, bootstrap, score_pair, summarise, table, transfer_points
+from tfcorr.training.photos import DataError
+
+PROTOCOLS = {
+    "pascal_image_size": ("image", False),
+    "pascal_bounding_box": ("box", False),
+    "willow_bounding_box": ("keypoints", True),
+    "willow_image_size": ("image", True),
+    "spair_bounding_box": ("box", False),
+}
+
+
+@pytest.fixture(scope="module")
+def goldens():
+    known = json.loads((GOLDENS / "pmd" / "pck.json").read_text())
+    return load_golden("pmd/pck"), known
+
+
+def annotated(arrays, known, number, willow, stated=True):
+    prefix = "w_src", "w_tgt"
+    source, target = (arrays[f"{name}_{number}"].T for name in (prefix if willow else ("src_pts", "tgt_pts")))
+    entry = known["pairs"][number]
+    return KeypointPair(
+        f"{number}a",
+        f"{number}b",
+        entry["category"],
+        source_points=source,
+        target_points=target,
+        source_box=tuple(entry["src_bbox"]),
+        source_side=entry["csv_source_L_pck"] if stated else None,
+    )
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_all_published_protocols(goldens, protocol):
+    arrays, known = goldens
+    threshold, willow = PROTOCOLS[protocol]
+    scores, pairs = [], []
+    for number in range(4):
+        pair = annotated(arrays, known, number, willow, stated=protocol != "spair_bounding_box")
+        sizes = (tuple(map(int, arrays[f"{side}_size_WH_{number}"][::-1])) for side in ("src", "tgt"))
+        score = score_pair(arrays[f"grid_T2S_{number}"], pair, *sizes, threshold=threshold)
+        # The published program works in float32, and its points reach 500 pixels.
+        np.testing.assert_allclose(score.points.T, arrays[f"{protocol}_est_{number}"], atol=5e-3)
+        np.testing.assert_allclose(score.distance, arrays[f"{protocol}_dist_{number}"], atol=5e-3)
+        np.testing.assert_allclose(score.length, arrays[f"{protocol}_L_{number}"], rtol=1e-5)
+        scores.append(score)
+        pairs.append(pair)
+    result = summarise(scores, [pair.category for pair in pairs], Evaluation(bootstrap=0))
+    for alpha, values in known["results"][protocol]["totals"].items():
+        found = result["pck"][f"{float(alpha):g}"]
+        assert found["per_pair"] == pytest.approx(values["mean_over_pairs"], abs=1e-6)
+        assert found["per_point"] == pytest.approx(values["mean_over_points"], abs=1e-6)
+    printed = known["results"][protocol]["official_printed_PCK"]
+    assert result["pck"]["0.1"]["per_pair"] == pytest.approx(printed, abs=1e-6)
+    # Each pair is a class of its own here.
+    assert result["pck"]["0.1"]["mean_of_classes"] == pytest.approx(printed, abs=1e-6)
+
+
+def test_points_are_rounded_to_even_and_held_within():
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 5), np.linspace(-1, 1, 5)), -1)
+    moved = transfer_points(grid, [[0.5, 1.5], [2.5, 3.5], [40, 30], [39.4, 0]], (30, 40), (30, 40))
+    np.testing.assert_allclose(moved, [[0, 2], [2, 4], [39, 29], [39, 0]], atol=1e-9)
+
+
+def test_bilinear_is_linear_and_holds_at_the_border():
+    y, x = np.mgrid[:3, :4]
+    values = np.stack([x, y, x + 2 * y], -1).astype(float)
+    at = np.array([[0, 0], [1.25, 0.5], [3, 2], [-5, 9]])
+    held = np.clip(at, 0, [3, 2])
+    np.testing.assert_allclose(bilinear(values, at), np.stack([*held.T, held[:, 0] + 2 * held[:, 1]], -1))
+    np.testing.assert_allclose(bilinear(values[:1, :1], at), np.zeros((4, 3)))
+
+
+def test_a_box_is_needed_where_it_is_the_measure():
+    pair = KeypointPair(
+        Path("a"), Path("b"), "", source_points=np.ones((1, 2)), target_points=np.ones((1, 2))
+    )
+    with pytest.raises(DataError, match="has no source_box"):
+        score_pair(np.zeros((4, 4, 2)), pair, (9, 9), (9, 9), threshold="box")
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    inside = 0
+    for trial in range(200):
+        values = rng.normal(0.3, 0.2, 40)
+        low, high = bootstrap(values, 300, trial)
+        inside += low <= 0.3 <= high
+    assert 0.87 <= inside / 200 <= 0.99
+    assert bootstrap(values, 0, 0) is None
+
+
+def test_table_says_what_was_measured():
+    pck = {
+        "per_pair": 0.5,
+        "per_point": 0.25,
+        "interval": (0.4, 0.6),
+        "classes": {"a": 0.5},
+        "mean_of_classes": 0.5,
+    }
+    part = {
+        "count": 3,
+        "points": 12,
+        "threshold": "box",
+        "methods": {"model": {"pck": {"0.1": pck}}},
+        "differences": {"model - identity": {"0.1": {"mean": 0.125, "interval": (0.1, 0.2)}}},
+    }
+    synthetic = {"count": 7, "methods": {"model": {"pck": {"0.05": 0.91}}}}
+    text = table({"benchmarks": {"birds": part}, "synthetic": {"warps": synthetic}})
+    assert "birds: PCK, threshold box, 3 pairs, 12 points" in text
+    assert "50.0 per pair [40.0, 60.0]   25.0 per point" in text
+    assert "model - identity    @0.1     +12.5 [10.0, 20.0]" in text
+    assert "@0.05  91.0" in text

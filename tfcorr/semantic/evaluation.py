@@ -1,0 +1,527 @@
+"""How well points are transferred: PCK exactly as PMD and SFNet publish it.
+
+A flow T2S takes each keypoint of the target, rounded to the nearest pixel, into the source; it is correct if
+it lies within alpha * L of the source's own keypoint. L and the frame depend on the benchmark:
+
+=============  ========================================================================================
+``image``      points of both images in a square frame (320 x 320), L is its side (PF-PASCAL, alpha_img)
+``box``        original pixels, L is the longer side of the source's object box (SPair-71k, PF-PASCAL)
+``keypoints``  original pixels, L is the longer side of the box around the source's points (PF-WILLOW)
+=============  ========================================================================================
+
+PCK is the mean over pairs of the share of correct points (published), and beside it the share over all
+points. Other papers transfer from source to target and take the target's box: numbers are comparable within a
+protocol only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import tfcorr
+from tfcorr.config.semantic import Benchmark, Evaluation, SemanticEvaluateConfig, SyntheticBenchmark
+from tfcorr.errors import TfcorrError
+from tfcorr.imaging.files import write_bytes
+from tfcorr.semantic.data import WarpedSamples
+from tfcorr.semantic.datasets import (
+    ImagePair,
+    KeypointPair,
+    find_image_set,
+    find_pairs,
+    in_training,
+    overlap_warning,
+)
+from tfcorr.semantic.features import STRIDES, files_key, network_image
+from tfcorr.semantic.synthetic import identity_places
+from tfcorr.training.photos import DataError, PhotoCache
+
+__all__ = [
+    "Matches",
+    "PairScore",
+    "benchmark",
+    "bilinear",
+    "bootstrap",
+    "run_evaluation",
+    "score_pair",
+    "table",
+    "transfer_points",
+]
+
+#: (B, S, S, 3) source and target in [0, 1] -> flow T2S (B, h, w, 2) in [-1, 1] units.
+Matches = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+def transfer_points(
+    grid: np.ndarray, points: np.ndarray, target_size: tuple[int, int], source_size: tuple[int, int]
+) -> np.ndarray:
+    """Where a flow takes keypoints of the target, as published.
+
+    Args:
+        grid: (h, w, 2), for each cell of the target its place in the source, (x, y) in [-1, 1].
+        points: (N, 2), (x, y) in pixels of the target's frame; rounded to the nearest pixel (halves to even),
+            and one beyond the last row or column drawn back to it.
+        target_size, source_size: (height, width) of the frames in pixels.
+
+    Returns:
+        (N, 2), (x, y) in pixels of the source's frame.
+    """
+    limit = np.array(target_size[::-1])
+    rounded = np.rint(np.asarray(points, np.float64))
+    rounded = np.where(rounded == limit, rounded - 1, rounded)
+    cells = np.array(grid.shape[1::-1]) - 1
+    places = bilinear(grid, rounded / np.maximum(limit - 1, 1) * cells)
+    return (places + 1) * (np.array(source_size[::-1]) - 1) / 2
+
+
+def bilinear(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """(h, w, C) at (N, 2) (x, y) in cells, held within the map."""
+    size = np.array(values.shape[1::-1])
+    at = np.clip(at, 0, size - 1)
+    low = np.minimum(at.astype(int), np.maximum(size - 2, 0))
+    high = np.minimum(low + 1, size - 1)
+    share = at - low
+    (x0, y0), (x1, y1), (a, b) = low.T, high.T, share.T[..., None]
+    top = values[y0, x0] * (1 - a) + values[y0, x1] * a
+    bottom = values[y1, x0] * (1 - a) + values[y1, x1] * a
+    return top * (1 - b) + bottom * b
+
+
+@dataclass(frozen=True, eq=False)
+class PairScore:
+    """The result for one pair.
+
+    Attributes:
+        points: (N, 2), where the target's points came to lie, (x, y) in pixels of ``frame``.
+        truth: (N, 2), the source's own.
+        distance: (N,) in pixels of the frame.
+        length: L.
+        frame: (height, width) that the source's points are in.
+    """
+
+    points: np.ndarray
+    truth: np.ndarray
+    distance: np.ndarray
+    length: float
+    frame: tuple[int, int]
+
+    def correct(self, alpha: float) -> np.ndarray:
+        """(N,) bool."""
+        return self.distance <= alpha * self.length
+
+
+def score_pair(
+    grid: np.ndarray,
+    pair: KeypointPair,
+    source_size: tuple[int, int],
+    target_size: tuple[int, int],
+    *,
+    threshold: str,
+    frame: int = 320,
+) -> PairScore:
+    """Transfers the keypoints of an annotated pair and compares; see the module for the protocols.
+
+    Args:
+        grid: see `transfer_points`.
+        pair: the annotation.
+        source_size, target_size: (height, width) of the photographs in pixels.
+        threshold: ``image``, ``box`` or ``keypoints``.
+        frame: the side of the square frame, for ``image``.
+
+    Raises:
+        DataError: ``box``, and the pair has none.
+    """
+    source_points, target_points = pair.source_points, pair.target_points
+    if threshold == "image":
+        source_points, target_points = (
+            points * (frame / np.array(size[::-1]))
+            for points, size in ((source_points, source_size), (target_points, target_size))
+        )
+        source_size = target_size = (frame, frame)
+        length = float(frame)
+    elif threshold == "box":
+        length = _box_side(pair)
+    else:
+        length = float(np.ptp(source_points, axis=0).max())
+    moved = transfer_points(grid, target_points, target_size, source_size)
+    distance = np.linalg.norm(moved - source_points, axis=1)
+    return PairScore(moved, source_points, distance, length, source_size)
+
+
+def _box_side(pair: KeypointPair) -> float:
+    if pair.source_side is not None:
+        return pair.source_side
+    if pair.source_box is None:
+        raise DataError(f"{pair.name}: has no source_box, which threshold box needs")
+    x1, y1, x2, y2 = pair.source_box
+    return max(x2 - x1, y2 - y1)
+
+
+def bootstrap(values: np.ndarray, count: int, seed: int, level: float = 0.95) -> tuple[float, float] | None:
+    """Interval of a mean over pairs, by drawing the pairs again with replacement (percentiles).
+
+    Args:
+        values: (pairs,).
+        count: draws; 0 for none.
+        seed: of the draws; the same for two methods, so that they see the same pairs.
+        level: of the interval.
+
+    Returns:
+        Its ends, or None without draws.
+    """
+    if not count:
+        return None
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(len(values), size=len(values))].mean() for _ in range(count)]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def summarise(
+    scores: Sequence[PairScore], categories: Sequence[str], evaluation: Evaluation
+) -> dict[str, Any]:
+    """PCK of a method on a benchmark.
+
+    Args:
+        scores: of the pairs.
+        categories: of the pairs.
+        evaluation: ``alphas``, ``bootstrap`` and ``seed``.
+
+    Returns:
+        ``pck``: for each alpha ``per_pair``, ``per_point``, ``interval`` (of ``per_pair``), ``classes`` (mean
+        over the pairs of each) and ``mean_of_classes``; ``distance``: the mean, in shares of L.
+    """
+    result: dict[str, Any] = {"pck": {}}
+    for alpha in evaluation.alphas:
+        shares = np.array([score.correct(alpha).mean() for score in scores])
+        classes = {
+            name: float(shares[[c == name for c in categories]].mean()) for name in sorted(set(categories))
+        }
+        result["pck"][f"{alpha:g}"] = {
+            "per_pair": float(shares.mean()),
+            "per_point": float(np.concatenate([score.correct(alpha) for score in scores]).mean()),
+            "interval": bootstrap(shares, evaluation.bootstrap, evaluation.seed),
+            "classes": classes,
+            "mean_of_classes": float(np.mean(list(classes.values()))),
+        }
+    result["distance"] = float(np.mean([(score.distance / score.length).mean() for score in scores]))
+    return result
+
+
+def run_evaluation(
+    evaluation: Evaluation,
+    *,
+    model: str | Path,
+    teacher: str | Path | None = None,
+    data_root: str | None = None,
+    trained: Sequence[ImagePair] = (),
+    figures: Path | None = None,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Measures a model, and what stands beside it, on benchmarks and on warps of held-out photographs.
+
+    Args:
+        evaluation: what is measured.
+        model, teacher: names or folders of models.
+        data_root: see `tfcorr.config.resolve_data_path`.
+        trained: pairs that the model was trained on.
+        figures: a folder for pictures of the keypoints' errors, one a pair.
+        report: prints a line.
+
+    Returns:
+        A dictionary for JSON: ``benchmarks``, by name, with ``methods`` (see `summarise`), ``differences``
+        (model - other, in PCK per pair, with intervals), ``pairs`` (each one's score) and, where test pairs
+        stand in the training list, ``without_overlap``; ``synthetic``, by name, the share of cells within
+        each alpha; ``skipped``, files that cannot be read.
+
+    Raises:
+        TfcorrError: a model or the data cannot be used.
+    """
+    methods, size, cards = _methods(evaluation, model, teacher)
+    photos = PhotoCache(keep=200)
+    result: dict[str, Any] = {
+        "models": cards,
+        "tfcorr": tfcorr.__version__,
+        "benchmarks": {},
+        "synthetic": {},
+    }
+    for one in evaluation.benchmarks:
+        known = [*trained, *(pair for pairs in one.training for pair in find_pairs(pairs, data_root))]
+        result["benchmarks"][one.name] = _benchmark(
+            one, methods, size, photos, data_root, evaluation, known, figures, report
+        )
+    for one in evaluation.synthetic:
+        result["synthetic"][one.name] = _synthetic(one, methods, size, photos, data_root, evaluation, report)
+    result["skipped"] = {str(path): reason for path, reason in photos.bad.items()}
+    return result
+
+
+def _benchmark(
+    one: Benchmark,
+    methods: Mapping[str, Matches],
+    size: int,
+    photos: PhotoCache,
+    data_root: str | None,
+    evaluation: Evaluation,
+    trained: Sequence[ImagePair],
+    figures: Path | None,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    pairs = find_pairs(one.pairs, data_root)
+    if not all(isinstance(pair, KeypointPair) for pair in pairs):
+        raise DataError(f"{one.name}: some of its pairs have no keypoints")
+    if warning := overlap_warning(one.name, pairs, trained):
+        report(warning)
+    scores: dict[str, list[PairScore]] = {name: [] for name in methods}
+    read: list[KeypointPair] = []
+    for number, pair in enumerate(pairs):
+        images = [photos.get(pair.source), photos.get(pair.target)]
+        if any(image is None for image in images):
+            continue
+        read.append(pair)
+        inputs = [network_image(image, size)[None] for image in images]
+        sizes = [image.shape[:2] for image in images]
+        for name, matches in methods.items():
+            flow = matches(*inputs)[0]
+            grid = flow + identity_places(*flow.shape[:2])
+            scores[name].append(score_pair(grid, pair, *sizes, threshold=one.threshold, frame=one.frame))
+        if figures is not None:
+            _draw(figures / one.name, number, pair, images, {name: scores[name][-1] for name in methods})
+        if (number + 1) % 50 == 0:
+            report(f"{one.name}: {number + 1}/{len(pairs)} pairs")
+    if not read:
+        raise DataError(f"{one.name}: none of its {len(pairs)} pairs can be read; the log names each file")
+    result = _compared(scores, [pair.category for pair in read], evaluation)
+    result["threshold"] = one.threshold
+    result["list"] = files_key([path for pair in read for path in (pair.source, pair.target)])
+    result["pairs"] = [
+        {
+            "pair": pair.name,
+            "category": pair.category,
+            **{
+                name: (scores[name][i].distance / scores[name][i].length).round(4).tolist()
+                for name in methods
+            },
+        }
+        for i, pair in enumerate(read)
+    ]
+    seen = in_training(read, trained)
+    if any(seen) and not all(seen):
+        fresh = [i for i, known in enumerate(seen) if not known]
+        kept = {name: [values[i] for i in fresh] for name, values in scores.items()}
+        result["without_overlap"] = {
+            "count": len(fresh),
+            **_compared(kept, [read[i].category for i in fresh], evaluation),
+        }
+    return result
+
+
+def _compared(
+    scores: Mapping[str, Sequence[PairScore]], categories: Sequence[str], evaluation: Evaluation
+) -> dict[str, Any]:
+    """Every method's summary, and paired differences of the model to each other."""
+    result: dict[str, Any] = {
+        "count": len(categories),
+        "points": sum(len(score.distance) for score in next(iter(scores.values()))),
+        "methods": {name: summarise(values, categories, evaluation) for name, values in scores.items()},
+        "differences": {},
+    }
+    for other in scores:
+        if other == "model" or "model" not in scores:
+            continue
+        result["differences"][f"model - {other}"] = {}
+        for alpha in evaluation.alphas:
+            change = np.array(
+                [
+                    a.correct(alpha).mean() - b.correct(alpha).mean()
+                    for a, b in zip(scores["model"], scores[other], strict=True)
+                ]
+            )
+            result["differences"][f"model - {other}"][f"{alpha:g}"] = {
+                "mean": float(change.mean()),
+                "interval": bootstrap(change, evaluation.bootstrap, evaluation.seed),
+            }
+    return result
+
+
+def _synthetic(
+    one: SyntheticBenchmark,
+    methods: Mapping[str, Matches],
+    size: int,
+    photos: PhotoCache,
+    data_root: str | None,
+    evaluation: Evaluation,
+    report: Callable[[str], None],
+) -> dict[str, Any]:
+    images = find_image_set(one.source, data_root)
+    flow = next(iter(methods.values()))(*np.zeros((2, 1, size, size, 3), np.float32))
+    samples = WarpedSamples(
+        images,
+        photos,
+        size=size,
+        grid=flow.shape[1:3],
+        warps=one.warps,
+        jitter=None,
+        batch=1,
+        seed=one.seed,
+        augment=False,
+    )
+    errors: dict[str, list[np.ndarray]] = {name: [] for name in methods}
+    for number in range(one.count):
+        batch = samples.batch(number)
+        for name, matches in methods.items():
+            found = matches(batch["source"], batch["target"])
+            errors[name].append(np.linalg.norm(found - batch["flow"], axis=-1)[batch["valid"] > 0])
+        if (number + 1) % 50 == 0:
+            report(f"{one.name}: {number + 1}/{one.count} pairs")
+    # The image's side is 2 in the units of a flow.
+    return {
+        "count": one.count,
+        "methods": {
+            name: {
+                "pck": {
+                    f"{alpha:g}": float(np.mean([np.mean(e <= 2 * alpha) for e in values]))
+                    for alpha in evaluation.alphas
+                },
+                "end_point_error": float(np.mean([e.mean() for e in values]) / 2),
+            }
+            for name, values in errors.items()
+        },
+    }
+
+
+def _methods(
+    evaluation: Evaluation, model: str | Path, teacher: str | Path | None
+) -> tuple[dict[str, Matches], int, dict[str, Any]]:
+    """The asked methods as functions, the side of their images, and the models' names and checksums."""
+    from tfcorr.pretrained import WEIGHTS_FILE
+    from tfcorr.semantic.loading import SEMANTIC_TEACHER, load_network
+    from tfcorr.semantic.network import MatchingHead, SemanticMatchingNetwork
+    from tfcorr.semantic.teacher import TeacherHead
+
+    student = load_network(model)
+    loaded = {"model": student}
+    if {"teacher", "average"} & set(evaluation.methods):
+        if teacher is None:
+            raise TfcorrError("evaluation.methods: teacher and average need the teacher's model folder")
+        loaded["teacher"] = load_network(teacher, job=SEMANTIC_TEACHER)
+    functions: dict[str, Matches] = {}
+    for name in evaluation.methods:
+        if name == "identity":
+            grid = (-(-student.size // STRIDES[0]),) * 2
+            functions[name] = lambda source, target, grid=grid: np.zeros((len(source), *grid, 2), np.float32)
+        elif name == "average":
+            samples = (
+                evaluation.hypotheses if isinstance(loaded["teacher"].network.head, TeacherHead) else None
+            )
+            functions[name] = _compiled(loaded["teacher"].network, samples, evaluation.seed)
+        elif name == "untrained":
+            # The strong baseline: the backbone's own features, without the layers that are trained on top.
+            head = MatchingHead(student.network.head.channels, blocks=0, attention="none")
+            functions[name] = _compiled(SemanticMatchingNetwork(head, student.network.backbone))
+        else:
+            functions[name] = _compiled(loaded[name].network)
+    cards = {
+        name: {"name": one.card.name, "sha256": one.card.checksums[WEIGHTS_FILE]}
+        for name, one in loaded.items()
+    }
+    return functions, student.size, cards
+
+
+def _compiled(network, samples: int | None = None, seed: int = 0) -> Matches:
+    """Flow T2S of a network; with ``samples``, the plain average of a teacher's hypotheses."""
+    import tensorflow as tf
+
+    options = {} if samples is None else {"samples": samples, "seed": tf.constant([seed, 0])}
+
+    @tf.function(autograph=False)
+    def flows(source, target):
+        flow = network({"source": source, "target": target}, training=False, **options)["flow_t2s"]
+        return flow if samples is None else tf.reduce_mean(flow, axis=1)
+
+    return lambda source, target: flows(source, target).numpy()
+
+
+def _draw(
+    folder: Path,
+    number: int,
+    pair: KeypointPair,
+    images: Sequence[np.ndarray],
+    scores: Mapping[str, PairScore],
+) -> None:
+    from tfcorr.imaging import write_image
+    from tfcorr.semantic.figures import keypoint_figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = keypoint_figure(*images, pair, scores)
+    write_image(folder / f"{number:04d}-{pair.source.stem}-{pair.target.stem}.png", drawn)
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of `run_evaluation` as lines of text."""
+    lines = []
+    for name, part in result["benchmarks"].items():
+        lines += [
+            f"{name}: PCK, threshold {part['threshold']}, {part['count']} pairs, {part['points']} points"
+        ]
+        lines += _rows(part)
+        for title, values in part["differences"].items():
+            for alpha, value in values.items():
+                lines.append(f"  {title:<20}@{alpha:<6}{100 * value['mean']:>+7.1f}{_interval(value)}")
+        if "without_overlap" in part:
+            lines.append(
+                f"  without the pairs of the training list: {part['without_overlap']['count']} pairs"
+            )
+            lines += _rows(part["without_overlap"])
+        lines.append("")
+    for name, part in result["synthetic"].items():
+        lines.append(f"{name}: warped photographs, {part['count']} pairs, share of the cells")
+        for method, values in part["methods"].items():
+            shown = "".join(f"  @{alpha} {100 * value:5.1f}" for alpha, value in values["pck"].items())
+            lines.append(f"  {method:<10}{shown}")
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
+def _rows(part: dict[str, Any]) -> list[str]:
+    lines = []
+    for method, scores in part["methods"].items():
+        for alpha, value in scores["pck"].items():
+            lines.append(
+                f"  {method:<10}@{alpha:<6}{100 * value['per_pair']:>6.1f} per pair{_interval(value)}"
+                f"{100 * value['per_point']:>7.1f} per point{100 * value['mean_of_classes']:>7.1f} mean of "
+                f"{len(value['classes'])} classes"
+            )
+    return lines
+
+
+def _interval(value: dict[str, Any]) -> str:
+    if value["interval"] is None:
+        return ""
+    low, high = value["interval"]
+    return f" [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def benchmark(
+    config: SemanticEvaluateConfig, report: Callable[[str], None] = print
+) -> tuple[dict[str, Any], str]:
+    """What `tfcorr evaluate` runs: the result of `run_evaluation`, written to ``output``, and its table."""
+    result = run_evaluation(
+        config.evaluation,
+        model=config.model,
+        teacher=config.teacher,
+        data_root=config.data_root,
+        figures=Path(config.figures) if config.figures else None,
+        report=report,
+    )
+    result["evaluation"] = dataclasses.asdict(config.evaluation)
+    output = Path(config.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(output, (json.dumps(result, indent=2) + "\n").encode())
+    return result, table(result)

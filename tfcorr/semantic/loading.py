@@ -1,0 +1,97 @@
+"""Trained models of semantic matching: their folders, written and read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from tfcorr.backbones import backbone
+from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelError, find_model, verify
+from tfcorr.semantic.network import Head, SemanticMatchingNetwork, head_from_architecture
+from tfcorr.training.model_folder import write_card, write_weights
+
+__all__ = ["SEMANTIC_MATCHING", "SEMANTIC_TEACHER", "LoadedNetwork", "load_network", "save_network"]
+
+SEMANTIC_MATCHING = "semantic-matching"
+SEMANTIC_TEACHER = "semantic-teacher"
+
+_HOW_TO_TRAIN = (
+    "; train one with `tfcorr train semantic/birds_cpu` (docs/semantic-matching.md) and name its folder"
+)
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network with its weights.
+
+    Attributes:
+        network: head and backbone.
+        size: side of its images in pixels.
+        card: of the model folder.
+    """
+
+    network: SemanticMatchingNetwork
+    size: int
+    card: ModelCard
+
+
+def load_network(name_or_folder: str | Path | None = None, *, job: str = SEMANTIC_MATCHING) -> LoadedNetwork:
+    """Loads a network after comparing its files with the checksums of its card.
+
+    Args:
+        name_or_folder: see `tfcorr.pretrained.find_model`.
+        job: `SEMANTIC_MATCHING` for a student, `SEMANTIC_TEACHER`.
+
+    Raises:
+        ModelError: the model cannot be found or verified, or its weights and architecture do not agree.
+    """
+    try:
+        card = find_model(name_or_folder, job=job)
+    except ModelError as error:
+        if name_or_folder is None:
+            raise ModelError(f"{error}{_HOW_TO_TRAIN}") from None
+        raise
+    if WEIGHTS_FILE not in card.checksums:
+        raise ModelError(f"{card.folder / CARD_FILE}: 'checksums' does not name {WEIGHTS_FILE}")
+    verify(card)
+    try:
+        size = int(card.architecture["size"])
+        head = head_from_architecture(card.architecture["head"])
+        network = SemanticMatchingNetwork(head, backbone(card.architecture["backbone"], weights=None))
+        network.build()
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{card.folder / CARD_FILE}: 'architecture' cannot be built: {error}") from error
+    try:
+        network.load_weights(card.folder / WEIGHTS_FILE)
+    except (KeyError, OSError, ValueError) as error:
+        raise ModelError(
+            f"{card.folder / WEIGHTS_FILE}: no weights of the architecture in {CARD_FILE}: {error}"
+        ) from error
+    return LoadedNetwork(network, size, card)
+
+
+def save_network(
+    folder: Path, head: Head, frozen: keras.Model, *, backbone_name: str, size: int, card: dict[str, Any]
+) -> SemanticMatchingNetwork:
+    """Writes a model folder: weights of head and backbone, and the card.
+
+    Args:
+        folder: made if it is missing.
+        head: trained.
+        frozen: the backbone that it was trained on.
+        backbone_name: see `tfcorr.backbones.backbone`.
+        size: side of the network's images in pixels.
+        card: what it says beside ``architecture`` and ``checksums``.
+
+    Returns:
+        The network.
+    """
+    network = SemanticMatchingNetwork(head, frozen)
+    network.build()
+    checksums = write_weights(folder, network)
+    architecture = {"backbone": backbone_name, "size": size, "head": head.architecture}
+    write_card(folder, {**card, "architecture": architecture, "checksums": checksums})
+    return network

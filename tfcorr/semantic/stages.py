@@ -1,0 +1,485 @@
+"""PMD from a configuration to an evaluated student: teacher, hypotheses, distillation (paper, section 3).
+
+What a stage leaves in the folder ``run``:
+
+    teacher/        checkpoints and log; teacher/model is its model folder
+    features/       the frozen backbone's maps of the real photographs (with ``cache_features``)
+    pool/           warped pairs and their maps (with ``teacher.synthetic.pool``)
+    validation/     the same of the held-out photographs
+    hypotheses/     the teacher's flows of the real pairs
+    variance/       the error model of section 3.3
+    student/        checkpoints and log; its model folder is the configuration's ``output``
+    evaluation.json
+
+Every part goes on where it was stopped, and is passed over once it is finished.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import tfcorr
+from tfcorr.backbones import backbone
+from tfcorr.config import config_hash, resolve_data_path
+from tfcorr.config.semantic import PairSet, SemanticConfig
+from tfcorr.errors import TfcorrError
+from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelError, read_card
+from tfcorr.semantic.data import (
+    DistillationSamples,
+    KeypointSamples,
+    PairInputs,
+    PooledSamples,
+    WarpedSamples,
+    make_pool,
+)
+from tfcorr.semantic.datasets import ImagePair, KeypointPair, find_image_set, find_pairs
+from tfcorr.semantic.features import Extractor, FeatureCache, files_key
+from tfcorr.semantic.hypotheses import VarianceStore, hypothesis_records, make_hypotheses
+from tfcorr.semantic.loading import (
+    SEMANTIC_MATCHING,
+    SEMANTIC_TEACHER,
+    LoadedNetwork,
+    load_network,
+    save_network,
+)
+from tfcorr.semantic.network import Head, MatchingHead, SemanticMatchingNetwork
+from tfcorr.semantic.records import Records
+from tfcorr.semantic.teacher import TeacherHead
+from tfcorr.semantic.training import DistillationTrainer, EStep, TeacherTrainer
+from tfcorr.training.callbacks import RunState
+from tfcorr.training.loop import prepare, run_fit
+from tfcorr.training.model_folder import portable_command
+from tfcorr.training.photos import DataError, PhotoCache
+from tfcorr.training.samples import Samples
+
+__all__ = ["train"]
+
+# What may change between two calls for one run.
+_FREE = tuple(
+    f"train.{name}"
+    for name in ("max_minutes", "log_every", "checkpoint_every", "images_every", "workers", "threads")
+)
+_KEPT_PHOTOS = 1000
+
+
+def train(config: SemanticConfig, command: Sequence[str], report: Callable = print) -> RunState:
+    """Runs a regime, or the part of it that ``stage`` names, to its end or until it is stopped.
+
+    Args:
+        config: of the regime.
+        command: the words that started it, for the models' cards.
+        report: prints a line.
+
+    Returns:
+        The state of the last part that ran; where ``stopped`` is set, the parts behind it did not run.
+
+    Raises:
+        TfcorrError: configuration, data, checkpoint or training cannot be used; the message says which.
+    """
+    first = config.teacher.train if config.stage == "semantic_teacher" else config.student.train
+    prepare(first)
+    regime = _Regime(config, command, report)
+    parts = {
+        "semantic_teacher": regime.teacher,
+        "semantic_hypotheses": regime.hypotheses,
+        "semantic_student": regime.student,
+    }
+    chosen = list(parts.values()) if config.stage == "semantic" else [parts[config.stage]]
+    if config.teacher_model is not None:
+        chosen = [part for part in chosen if part != regime.teacher]
+    state = RunState(seed=first.seed, config="")
+    for part in chosen:
+        state = part()
+        if state.stopped:
+            return state
+    if config.stage == "semantic" and config.evaluation is not None:
+        state.metrics = {**state.metrics, **regime.evaluate()}
+    return state
+
+
+class _Regime:
+    """The parts of a regime, which share photographs, backbone and folders."""
+
+    def __init__(self, config: SemanticConfig, command: Sequence[str], report: Callable):
+        self.config = config
+        self.command = command
+        self.report = report
+        self.run = Path(config.run)
+        self.photos = PhotoCache(keep=_KEPT_PHOTOS)
+
+    # What the parts share.
+
+    @functools.cached_property
+    def backbone(self) -> keras.Model:
+        source = self.config.backbone_weights
+        if source not in (None, "imagenet"):
+            source = str(resolve_data_path(source, self.config.data_root))
+        try:
+            return backbone(self.config.backbone, weights=source)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise TfcorrError(f"backbone: {error}") from error
+
+    @functools.cached_property
+    def extractor(self) -> Extractor:
+        return Extractor(self.backbone, self.config.size)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.extractor.grid
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        return tuple(shape[2] for shape in self.extractor.shapes.values())
+
+    def _head(self, kind: type[Head], arguments: dict[str, Any], section: str) -> Head:
+        try:
+            return kind(self.channels, **arguments)
+        except (TypeError, ValueError) as error:
+            raise TfcorrError(f"{section}.model: {error}") from error
+
+    def _network(self, head: Head, cached: bool) -> SemanticMatchingNetwork:
+        network = SemanticMatchingNetwork(head, None if cached else self.backbone)
+        network.build()
+        return network
+
+    def _progress(self, what: str) -> Callable[[int, int], None]:
+        def tell(done: int, total: int) -> None:
+            if done == total or done % max(1, total // 10) == 0:
+                self.report(f"{what}: {done}/{total} files")
+
+        return tell
+
+    def _inputs(self, pairs: Sequence[ImagePair]) -> PairInputs:
+        """The inputs of real pairs; their features are computed now if they are to be cached."""
+        cache = None
+        if self.config.cache_features:
+            images = sorted({path for pair in pairs for path in (pair.source, pair.target)})
+            folder = self.run / "features" / files_key(images)
+            cache = FeatureCache(folder, self.extractor, images, self.photos)
+            cache.fill(self._progress("features"))
+        return PairInputs(pairs, self.photos, self.config.size, cache)
+
+    def _pairs(self, sets: Sequence[PairSet]) -> list[ImagePair]:
+        return [pair for one in sets for pair in find_pairs(one, self.config.data_root)]
+
+    def _validation(self, cached: bool, batch: int):
+        """A dataset of held-out warps, or None."""
+        held_out = self.config.validation
+        if held_out is None:
+            return None
+        samples = WarpedSamples(
+            find_image_set(held_out.source, self.config.data_root),
+            self.photos,
+            size=self.config.size,
+            grid=self.grid,
+            warps=held_out.warps,
+            jitter=None,
+            batch=1 if cached else batch,
+            seed=held_out.seed,
+            augment=False,
+        )
+        if cached:
+            records = make_pool(
+                self.run / "validation",
+                samples,
+                self.extractor,
+                held_out.count,
+                progress=self._progress("validation"),
+            )
+            samples = PooledSamples(records, min(batch, held_out.count), held_out.seed, augment=False)
+        return samples.dataset(0, max(1, held_out.count // samples.batch_size), 1).cache()
+
+    def _fit(self, trainer, samples: Samples, settings, name: str, key: str, cached: bool, callbacks=None):
+        self.report(
+            f"{self.config.name}, {name}: {len(samples.items)} samples, "
+            f"{sum(int(np.prod(v.shape)) for v in trainer.trainable_variables):,} trained parameters, "
+            f"{keras.config.dtype_policy().name}"
+        )
+        held_out = self.config.validation
+        return run_fit(
+            trainer,
+            lambda start, stop: samples.dataset(start, stop, settings.workers),
+            settings,
+            self.run / name,
+            config_hash=key,
+            validation=self._validation(cached, settings.batch),
+            validate_every=held_out.every if held_out else 0,
+            metric="pck",
+            report=self.report,
+            **({"callbacks": callbacks} if callbacks else {}),
+        )
+
+    def _tell_skipped(self) -> None:
+        for path, reason in self.photos.bad.items():
+            self.report(f"skipped {path}: {reason}")
+
+    # Keys: what the result of each part depends on.
+
+    @property
+    def _teacher_key(self) -> str:
+        config = self.config
+        return _digest(
+            config_hash(config.teacher, _FREE), config.backbone, config.backbone_weights, config.size
+        )
+
+    @property
+    def _hypotheses_key(self) -> str:
+        weights = read_card(self._teacher_folder).checksums[WEIGHTS_FILE]
+        return _digest(config_hash(self.config.hypotheses), weights)
+
+    @property
+    def _student_key(self) -> str:
+        return _digest(config_hash(self.config.student, _FREE), self._hypotheses_key)
+
+    # Folders of the models.
+
+    @property
+    def _teacher_folder(self) -> Path:
+        return Path(self.config.teacher_model or self.run / "teacher" / "model")
+
+    def _finished(self, folder: Path, key: str) -> RunState | None:
+        """The state that a model folder was written with, if it has this key."""
+        if not (folder / CARD_FILE).is_file():
+            return None
+        training = read_card(folder).content.get("training", {})
+        if training.get("key") != key:
+            return None
+        self.report(f"{folder}: finished before")
+        return RunState(
+            seed=training["seed"], config=key, step=training["steps"], seconds=training["seconds"]
+        )
+
+    def _save(self, folder: Path, head: Head, state: RunState, job: str, stage: Any) -> None:
+        config = self.config
+        card = {
+            "name": config.name if job == SEMANTIC_MATCHING else f"{config.name}-teacher",
+            "job": job,
+            "licence": config.licence,
+            "metrics": {"validation": state.metrics} if state.metrics else {},
+            "training": {
+                "command": portable_command(self.command),
+                "key": state.config,
+                "settings": dataclasses.asdict(stage),
+                "hypotheses": dataclasses.asdict(config.hypotheses) if job == SEMANTIC_MATCHING else None,
+                "data_licences": config.data_licences,
+                "seed": state.seed,
+                "steps": state.step,
+                "seconds": round(state.seconds),
+                "precision": keras.config.dtype_policy().name,
+                "tfcorr": tfcorr.__version__,
+            },
+        }
+        save_network(folder, head, self.backbone, backbone_name=config.backbone, size=config.size, card=card)
+        self.report(f"model written to {folder}")
+
+    # The parts.
+
+    def teacher(self) -> RunState:
+        """Section 3.2, 1: trains the teacher on warped photographs, or on annotated pairs."""
+        stage, key = self.config.teacher, self._teacher_key
+        if finished := self._finished(self._teacher_folder, key):
+            return finished
+        if (stage.synthetic is None) == (stage.keypoints is None):
+            raise TfcorrError("teacher: expected one of synthetic and keypoints")
+        samples, cached = self._warped() if stage.synthetic else self._annotated()
+        kind = TeacherHead if stage.probabilistic else MatchingHead
+        head = self._head(kind, stage.model, "teacher")
+        trainer = TeacherTrainer(
+            self._network(head, cached), seed=stage.train.seed, **dataclasses.asdict(stage.loss)
+        )
+        state = self._fit(trainer, samples, stage.train, "teacher", key, cached)
+        self._tell_skipped()
+        if state.step == stage.train.steps or stage.train.max_minutes == 0:
+            self._save(self._teacher_folder, head, state, SEMANTIC_TEACHER, stage)
+        return state
+
+    def _warped(self) -> tuple[Samples, bool]:
+        stage = self.config.teacher
+        samples = WarpedSamples(
+            find_image_set(stage.synthetic.source, self.config.data_root),
+            self.photos,
+            size=self.config.size,
+            grid=self.grid,
+            warps=stage.synthetic.warps,
+            jitter=stage.synthetic.jitter,
+            batch=1 if stage.synthetic.pool else stage.train.batch,
+            seed=stage.train.seed,
+        )
+        if not stage.synthetic.pool:
+            return samples, False
+        records = make_pool(
+            self.run / "pool",
+            samples,
+            self.extractor,
+            stage.synthetic.pool,
+            progress=self._progress("warped pairs"),
+        )
+        return PooledSamples(records, stage.train.batch, stage.train.seed), True
+
+    def _annotated(self) -> tuple[Samples, bool]:
+        stage = self.config.teacher
+        pairs = self._pairs(stage.keypoints.pairs)
+        if not all(isinstance(pair, KeypointPair) for pair in pairs):
+            raise DataError("teacher.keypoints.pairs: some of the pairs have no keypoints")
+        samples = KeypointSamples(
+            self._inputs(pairs),
+            grid=self.grid,
+            radius=stage.keypoints.radius,
+            batch=stage.train.batch,
+            seed=stage.train.seed,
+        )
+        return samples, self.config.cache_features
+
+    def hypotheses(self) -> RunState:
+        """Section 3.2, 2: the teacher's flows of the real pairs."""
+        inputs, records = self._hypotheses()
+        if records.missing():
+            teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER)
+            head = _compiled(teacher.network, self.config.hypotheses.count)
+            make_hypotheses(
+                head,
+                records,
+                inputs.many,
+                seed=self.config.hypotheses.seed,
+                progress=self._progress("hypotheses"),
+            )
+        self._tell_skipped()
+        self.report(
+            f"{records.count} pairs, {self.config.hypotheses.count} hypotheses each in {records.folder}"
+        )
+        return RunState(seed=self.config.hypotheses.seed, config=self._hypotheses_key, step=records.count)
+
+    def _hypotheses(self) -> tuple[PairInputs, Records]:
+        stage = self.config.hypotheses
+        pairs = self._pairs(stage.pairs)
+        records = hypothesis_records(
+            self.run / "hypotheses",
+            len(pairs),
+            stage.count,
+            self.grid,
+            shard=stage.shard,
+            key=f"{self._hypotheses_key}-{_pairs_key(pairs)}",
+        )
+        return self._inputs(pairs), records
+
+    def student(self) -> RunState:
+        """Section 3.3: distils the hypotheses into the student (algorithm 1)."""
+        stage, output = self.config.student, Path(self.config.output)
+        if not (self._teacher_folder / CARD_FILE).is_file():
+            raise ModelError(f"{self._teacher_folder}: no teacher there; run stage=semantic_teacher first")
+        key = self._student_key
+        if finished := self._finished(output, key):
+            return finished
+        inputs, records = self._hypotheses()
+        if records.missing():
+            raise DataError(f"{records.folder}: not finished; run stage=semantic_hypotheses first")
+
+        def samples(augment: bool) -> DistillationSamples:
+            return DistillationSamples(
+                inputs,
+                records,
+                directions=stage.directions,
+                batch=stage.train.batch,
+                seed=stage.train.seed,
+                augment=augment,
+                flip=stage.flip,
+            )
+
+        cached = self.config.cache_features
+        head = self._head(MatchingHead, stage.model, "student")
+        network = self._network(head, cached)
+        if stage.from_teacher:
+            _copy_adaptation(load_network(self._teacher_folder, job=SEMANTIC_TEACHER), head)
+        store = VarianceStore(
+            self.run / "variance", len(inputs.pairs), (len(stage.directions), *self.grid, 2)
+        )
+        trainer = DistillationTrainer(
+            network, store, directions=stage.directions, **dataclasses.asdict(stage.loss)
+        )
+        one_pass = math.ceil(len(inputs.pairs) / stage.train.batch)
+
+        def callbacks(state: RunState) -> list[keras.callbacks.Callback]:
+            rounds = stage.steps_per_round or one_pass
+            e_step = samples(augment=False).every_pair
+            return [EStep(state, self.run / "student", e_step, rounds, report=self.report)]
+
+        state = self._fit(
+            trainer,
+            samples(augment=True),
+            stage.train,
+            "student",
+            key,
+            cached,
+            callbacks if stage.loss.reweight else None,
+        )
+        self._tell_skipped()
+        if state.step == stage.train.steps or stage.train.max_minutes == 0:
+            self._save(output, head, state, SEMANTIC_MATCHING, stage)
+        return state
+
+    def evaluate(self) -> dict[str, float]:
+        """Measures the student, and what the configuration names beside it."""
+        from tfcorr.imaging.files import write_bytes
+        from tfcorr.semantic.evaluation import run_evaluation, table
+
+        result = run_evaluation(
+            self.config.evaluation,
+            model=self.config.output,
+            teacher=self._teacher_folder,
+            data_root=self.config.data_root,
+            trained=self._pairs(self.config.hypotheses.pairs),
+            report=self.report,
+        )
+        write_bytes(self.run / "evaluation.json", (json.dumps(result, indent=2) + "\n").encode())
+        self.report(table(result))
+        return {
+            f"{name} {method} pck@{alpha}": values["per_pair"]
+            for name, part in result["benchmarks"].items()
+            for method, scores in part["methods"].items()
+            for alpha, values in scores["pck"].items()
+        }
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps(parts, default=str).encode()).hexdigest()[:12]
+
+
+def _pairs_key(pairs: Sequence[ImagePair]) -> str:
+    rows = [[str(path.name) for path in (pair.source, pair.target)] + [pair.flip] for pair in pairs]
+    return _digest(rows)
+
+
+def _compiled(network: SemanticMatchingNetwork, samples: int) -> Callable[..., dict]:
+    """The network as a function of inputs and seed, traced once a shape."""
+    import tensorflow as tf
+
+    probabilistic = isinstance(network.head, TeacherHead)
+
+    @tf.function(autograph=False)
+    def flows(inputs, seed):
+        if probabilistic:
+            return network(inputs, training=False, samples=samples, seed=seed)
+        found = network(inputs, training=False)
+        return {name: tf.repeat(found[name][:, None], samples, axis=1) for name in ("flow_t2s", "flow_s2t")}
+
+    return flows
+
+
+def _copy_adaptation(teacher: LoadedNetwork, head: Head) -> None:
+    for level, layer in head.adaptations.items():
+        try:
+            layer.set_weights(teacher.network.head.adaptations[level].get_weights())
+        except ValueError as error:
+            raise TfcorrError(
+                f"student.from_teacher: the teacher's layers have other sizes: {error}"
+            ) from error
