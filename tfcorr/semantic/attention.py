@@ -39,9 +39,9 @@ class CoChannelAttention(keras.layers.Layer):
     """Weighs the channels of each image by what both contain (section 3.2).
 
     Args:
-        form: ``"published"``: global average, one dense layer, batch normalisation, ReLU, sigmoid (so a gate is
-            in [0.5, 1)). ``"paper"``: concatenation, two 1x1 convolutions, global average, sigmoid; the paper
-            names neither widths nor an activation between the two.
+        form: ``"published"``: global average, one dense layer, batch normalisation, ReLU, sigmoid (so a gate
+            is in [0.5, 1)). ``"paper"``: concatenation, two 1x1 convolutions, global average, sigmoid; the
+            paper names neither widths nor an activation between the two.
         order: ``"sequential"``: the target's gate sees the source already gated, as published.
             ``"parallel"``: both see ungated features. None: the form's own, sequential for the published one.
         hidden: width of the paper's first convolution; None for the number of channels.

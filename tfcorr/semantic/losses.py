@@ -1,8 +1,8 @@
 """The losses of teacher and student (paper, eq. 2, 4 and 7).
 
-The published student loss is not public and the paper leaves the reductions open but for eq. 4: sum over the two
-components of the flow, mean over the cells. Here a loss is the mean over the batch, the hypotheses and the (valid)
-cells; ``components`` chooses between the sum and the mean over what a cell has.
+The published student loss is not public and the paper leaves the reductions open but for eq. 4: sum over the
+two components of the flow, mean over the cells. Here a loss is the mean over the batch, the hypotheses and
+the (valid) cells; ``components`` chooses between the sum and the mean over what a cell has.
 """
 
 from __future__ import annotations
@@ -101,8 +101,8 @@ def teacher_loss(
         smooth_form, components: see :func:`smoothness_loss`.
 
     Returns:
-        dict of scalars: ``loss``, and its parts without their weights, ``flow``, ``smoothness`` and (not for a
-        static teacher) ``divergence``.
+        dict of scalars: ``loss``, and its parts without weights: ``flow``, ``smoothness`` and, if given,
+        ``divergence``.
     """
     terms = {
         "flow": flow_loss(prediction, truth, valid=valid, components=components),
@@ -133,8 +133,8 @@ def distillation_loss(
     Args:
         prediction: (B, h, w, 2).
         hypotheses: (B, m, h, w, 2).
-        divergence: of eq. 5, (B, h, w, 2), see `tfcorr.semantic.reweighting.error_divergence`; None to leave it
-            out.
+        divergence: of eq. 5, (B, h, w, 2), see `tfcorr.semantic.reweighting.error_divergence`; None to leave
+            it out.
         weights: of eq. 3, (B, m, h, w, 2); None for 1, plain averaging.
         confidence: (B, m, h, w, 1); None for 1, without eq. 7.
         valid: (B, h, w), which cells count.
@@ -143,7 +143,7 @@ def distillation_loss(
         smooth_form, components: see :func:`smoothness_loss`.
 
     Returns:
-        dict of scalars: ``loss``, and its parts without their weights, ``flow``, ``smoothness`` and, if given,
+        dict of scalars: ``loss``, and its parts without weights: ``flow``, ``smoothness`` and, if given,
         ``divergence``.
     """
     terms = {

@@ -1,4 +1,4 @@
-"""From features to a flow: correlation, kernel soft argmax, smoothness, confidence (paper, sections 3.2, 3.4).
+"""From features to a flow: correlation, kernel soft argmax, smoothness, confidence (sections 3.2 and 3.4).
 
 Convention, here and in the whole package: maps are channels last. A flow is ``(dx, dy)``, a grid ``(x, y)``,
 both in units in which -1 and +1 are the CENTRES of the border cells (align corners): one cell is 2 / (W - 1).
@@ -64,8 +64,8 @@ def kernel_soft_argmax(
     """Where each cell finds its match: a soft argmax around the best cell (SFNet; the paper's section 3.2).
 
     The correlation is multiplied by a Gaussian around its largest value, whose place gets no gradient; then
-    the positions are averaged with the weights softmax(beta * correlation). A row of zeros gives the middle of
-    the image.
+    the positions are averaged with the weights softmax(beta * correlation). A row of zeros gives the middle
+    of the image.
 
     Args:
         correlations: (B, hq * wq, hs * ws), rows about 1 long, see :func:`combine`.

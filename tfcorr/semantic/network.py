@@ -1,8 +1,8 @@
 """The semantic matching network, the student (paper, section 3.2, figure 3a).
 
-Frozen backbone -> features at strides 16 and 32 of both images -> :class:`MatchingHead`: adaptation, co-channel
-attention, correlation, kernel soft argmax -> flows in both directions on the grid of stride 16. The head takes
-the backbone's features, so that training on a CPU can compute them once and keep them.
+Frozen backbone -> features at strides 16 and 32 of both images -> :class:`MatchingHead`: adaptation,
+co-channel attention, correlation, kernel soft argmax -> flows in both directions on the grid of stride 16.
+The head takes the backbone's features, so that training on a CPU can compute them once and keep them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ FEATURES = ("source_16", "source_32", "target_16", "target_32")
 
 @keras.saving.register_keras_serializable(package="tfcorr")
 class Adaptation(keras.layers.Layer):
-    """The layers that are trained on top of one level of the backbone: f + ReLU(BN(conv(f))), some times over.
+    """The layers that are trained on one level of the backbone: f + ReLU(BN(conv(f))), some times over.
 
     The paper calls them an additional convolution layer; these are the published ones.
 
@@ -173,8 +173,8 @@ class Head(keras.Model):
             source_32, target_32: features of stride 32, (B, h', w', C), after attention.
 
         Returns:
-            dict of ``flow_t2s`` on the target's grid of stride 16 and ``flow_s2t`` on the source's: float32 (B,
-            h, w, 2).
+            dict of ``flow_t2s`` on the target's grid of stride 16 and ``flow_s2t`` on the source's: float32
+            (B, h, w, 2).
         """
         similarity, source_size, target_size = fine
         s2t = [similarity, correlation(resize(source_32, source_size), resize(target_32, target_size))]
@@ -191,8 +191,8 @@ class Head(keras.Model):
             features: from :meth:`adapt`.
 
         Returns:
-            ``(correlation, source_size, target_size)`` of stride 16: float32 (B, hs * ws, ht * wt), (h, w), (h,
-            w).
+            ``(correlation, source_size, target_size)`` of stride 16: float32 (B, hs * ws, ht * wt), (h, w),
+            (h, w).
         """
         source, target = features["source_16"], features["target_16"]
         return correlation(source, target), tuple(ops.shape(source)[1:3]), tuple(ops.shape(target)[1:3])
@@ -230,8 +230,8 @@ class MatchingHead(Head):
         **kwargs: as for :class:`Head`.
 
     Call arguments:
-        inputs: dict of ``source_16``, ``target_16`` (B, h, w, C16) and ``source_32``, ``target_32`` (B, h', w',
-            C32); more keys do no harm.
+        inputs: dict of ``source_16``, ``target_16`` (B, h, w, C16) and ``source_32``, ``target_32`` (B, h',
+            w', C32); more keys do no harm.
 
     Returns:
         dict of ``flow_t2s`` and ``flow_s2t``, float32 (B, h, w, 2): (dx, dy) in [-1, 1] units.
@@ -288,15 +288,15 @@ class SemanticMatchingNetwork(keras.Model):
         backbone: from :func:`tfcorr.backbones.backbone`; None where only cached features will be given.
 
     Call arguments:
-        inputs: dict of ``source`` and ``target``, (B, H, W, 3) float, RGB in [0, 1], sides a multiple of 32 (320
-            in the paper); or of the four maps of :data:`FEATURES`, which :meth:`features` gives.
+        inputs: dict of ``source`` and ``target``, (B, H, W, 3) float, RGB in [0, 1], sides a multiple of 32
+            (320 in the paper); or of the four maps of :data:`FEATURES`, which :meth:`features` gives.
         **options: for the head.
 
     Returns:
         The head's.
 
     Raises:
-        ValueError: images are given and there is no backbone.
+        ValueError: images are given and there is no backbone, or it has not both strides.
     """
 
     def __init__(self, head: Head, backbone: keras.Model | None = None, **kwargs):
@@ -316,6 +316,11 @@ class SemanticMatchingNetwork(keras.Model):
         if self.backbone is None:
             raise ValueError(f"this network has no backbone; give it the features {', '.join(FEATURES)}")
         maps = self.backbone(images, training=False)
+        missing = [level for level in LEVELS if int(level) not in maps]
+        if missing:
+            raise ValueError(
+                f"the backbone has no features of stride {' and '.join(missing)}: {sorted(maps)}"
+            )
         return {level: ops.stop_gradient(maps[int(level)]) for level in LEVELS}
 
     def call(self, inputs, training=None, **options):

@@ -1,12 +1,12 @@
 """Probabilistic supervision reweighting: the error model and its EM (paper, section 3.3, eq. 3, 5, 6).
 
-The errors of the m hypotheses at a cell are zero-mean Gaussians, one variance for each pair, cell and component of
-the flow. Hypotheses far from the student's prediction, as measured by that variance, count less.
+The errors of the m hypotheses at a cell are zero-mean Gaussians, one variance for each pair, cell and
+component of the flow. Hypotheses far from the student's prediction, as measured by that variance, count less.
 
 The published module differs where it contradicts the paper: it squares the stored variance once more, and its
 empirical variance is that of the hypotheses among themselves, so that the student's prediction cancels. This
-module follows the paper, with two additions that make it work: deviations have a floor, as eq. 3 is undefined at
-the paper's initial value of 0, and weights are constants for the gradient.
+module follows the paper, with two additions that make it work: deviations have a floor, as eq. 3 is undefined
+at the paper's initial value of 0, and weights are constants for the gradient.
 """
 
 from __future__ import annotations

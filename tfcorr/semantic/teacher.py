@@ -1,7 +1,8 @@
 """The probabilistic teacher (paper, section 3.2, figure 3b): many flows for one pair.
 
-The student's co-channel attention is replaced by a Gaussian over attentions; each draw z_l weighs the channels
-of both images and gives one hypothesis. A static teacher is a `tfcorr.semantic.network.MatchingHead`.
+The student's co-channel attention is replaced by a Gaussian over attentions; each draw z_l weighs the
+channels of both images and gives one hypothesis. A static teacher is a
+`tfcorr.semantic.network.MatchingHead`.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ def attention_distribution(mean, variance):
         mean, variance: float32 (B, C).
 
     Returns:
-        `tfp.distributions.MultivariateNormalDiag` of B events of C values, whose samples are differentiable in
-        both.
+        `tfp.distributions.MultivariateNormalDiag` of B events of C values, whose samples are differentiable
+        in both.
     """
     from tensorflow_probability import distributions
 
@@ -44,19 +45,19 @@ class TeacherHead(Head):
         channels: of the backbone's features at strides 16 and 32.
         variance_branch, map_size, mean_activation, variance_activation, scale: see
             :class:`tfcorr.semantic.attention.DistributionAttention`.
-        gate: what multiplies the channels: ``"sigmoid"`` of a draw (published, and what squeeze-and-excitation
-            does) or the ``"draw"`` itself (paper).
+        gate: what multiplies the channels: ``"sigmoid"`` of a draw (published, and what
+            squeeze-and-excitation does) or the ``"draw"`` itself (paper).
         **kwargs: as for :class:`tfcorr.semantic.network.Head`.
 
     Call arguments:
         inputs: as for `tfcorr.semantic.network.MatchingHead`.
         samples: m, how many draws; None for one flow at the mean of the distribution.
-        seed: int32 (2,): the same seed draws the same attentions, wherever it stands in a program. Needed with
-            ``samples``.
+        seed: int32 (2,): the same seed draws the same attentions, wherever it stands in a program. Needed
+            with ``samples``.
 
     Returns:
-        dict of ``flow_t2s`` and ``flow_s2t``, float32 (B, m, h, w, 2), or (B, h, w, 2) without ``samples``; and
-        ``mean`` and ``variance``, float32 (B, C), of the distribution.
+        dict of ``flow_t2s`` and ``flow_s2t``, float32 (B, m, h, w, 2), or (B, h, w, 2) without ``samples``;
+        and ``mean`` and ``variance``, float32 (B, C), of the distribution.
 
     Raises:
         ValueError: ``gate`` is neither, or ``samples`` comes without ``seed``.

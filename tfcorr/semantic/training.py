@@ -1,8 +1,8 @@
-"""The trainers of PMD: Keras models whose ``train_step`` is a stage of the paper, and the E-step between rounds.
+"""The trainers of PMD, Keras models whose ``train_step`` is a stage of the paper, and the E-step.
 
-Batches are dictionaries. Every trainer takes the pair's images ``source`` and ``target``, (B, H, W, 3) RGB in [0,
-1], or the backbone's features of them, ``source_16``, ``target_16`` (B, h, w, C) and ``source_32``, ``target_32``
-(B, h', w', C'); h x w is the grid of all flows. Flows are (dx, dy) in [-1, 1] units, see
+Batches are dictionaries. Every trainer takes the pair's images ``source`` and ``target``, (B, H, W, 3) RGB in
+[0, 1], or the backbone's features of them, ``source_16``, ``target_16`` (B, h, w, C) and ``source_32``,
+``target_32`` (B, h', w', C'); h x w is the grid of all flows. Flows are (dx, dy) in [-1, 1] units, see
 `tfcorr.semantic.matching`.
 """
 
@@ -85,9 +85,9 @@ class _Trainer(keras.Model):
     def test_step(self, data):
         """Takes ``flow`` and ``valid`` beside the pair, as `TeacherTrainer` does.
 
-        ``loss`` is the squared error, ``epe`` the mean end-point error in units of the flow, ``pck`` the share
-        of cells within `RIGHT_WITHIN`; all over the valid cells. A probabilistic teacher is measured at the
-        mean of its attention.
+        ``loss`` is the squared error, ``epe`` the mean end-point error in units of the flow, ``pck`` the
+        share of cells within `RIGHT_WITHIN`; all over the valid cells. A probabilistic teacher is measured at
+        the mean of its attention.
         """
         data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
         error = ops.square(self(data, training=False)["flow_t2s"] - data["flow"])
@@ -102,8 +102,8 @@ class _Trainer(keras.Model):
 class TeacherTrainer(_Trainer):
     """Trains a teacher on pairs whose flow is known (section 3.2, 1; eq. 2).
 
-    A step reports ``loss`` and its parts ``flow``, ``smoothness`` and ``divergence``. Draws of attention depend on
-    ``seed`` and the number of the step alone, so that an interrupted run goes on as it would have.
+    A step reports ``loss`` and its parts ``flow``, ``smoothness`` and ``divergence``. Draws of attention
+    depend on ``seed`` and the number of the step alone, so that an interrupted run goes on as it would have.
 
     Batches have, beside the pair:
         flow: (B, h, w, 2), T2S, the truth.
@@ -111,7 +111,7 @@ class TeacherTrainer(_Trainer):
 
     Args:
         network: its trainable variables are trained in place. With a
-            `tfcorr.semantic.teacher.TeacherHead` it is the probabilistic teacher, else a static one (table 3).
+            `tfcorr.semantic.teacher.TeacherHead` it is the probabilistic teacher, else a static one.
         smooth_weight: alpha of eq. 2.
         divergence_weight: beta of eq. 2.
         samples: draws of attention a step.
@@ -161,7 +161,7 @@ class TeacherTrainer(_Trainer):
 
 
 class DistillationTrainer(_Trainer):
-    """Trains a student on the teacher's hypotheses (section 3.3, eq. 4; 3.4, eq. 7): the M-step of algorithm 1.
+    """Trains a student on the teacher's hypotheses (eq. 4 with eq. 7): the M-step of algorithm 1.
 
     In the first round all weights are 1; later they come from eq. 3 with the variances of the store. `EStep`
     ends a round. A step reports, mean over the directions, ``loss``, its parts ``flow``, ``smoothness`` and
@@ -317,9 +317,9 @@ class DistillationTrainer(_Trainer):
 class EStep(keras.callbacks.Callback):
     """Ends each round of algorithm 1: updates the variances of all pairs (eq. 6, lines 9 to 11).
 
-    A restart anywhere goes on exactly: round r reads version r of the store and its E-step writes version r + 1,
-    which counts from the moment that the trainer's ``round`` is r + 1. The checkpoint is written before an E-step
-    and after it; one that was cut short is done again from its beginning.
+    A restart anywhere goes on exactly: round r reads version r of the store and its E-step writes version
+    r + 1, which counts once the trainer's ``round`` is r + 1. The checkpoint is written before an E-step and
+    after it; one that was cut short is done again from its beginning.
 
     For `tfcorr.training.loop.run_fit`::
 
@@ -328,8 +328,8 @@ class EStep(keras.callbacks.Callback):
     Args:
         state: of the run.
         folder: of the run, for checkpoints.
-        pairs: makes an iterable over batches, as those of `DistillationTrainer`, of all pairs, each once and not
-            augmented.
+        pairs: makes an iterable over batches, as those of `DistillationTrainer`, of all pairs, each once and
+            not augmented.
         steps_per_round: M-steps between two E-steps; one pass over the pairs in the paper.
         report: prints a line.
     """
