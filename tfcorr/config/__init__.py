@@ -22,9 +22,16 @@ from typing import Any
 
 import yaml
 
-from tfcorr.config import evaluation, refsr
+from tfcorr.config import evaluation, refsr, semantic
 from tfcorr.config.common import LearningRate, PhotoRule, Training
-from tfcorr.config.evaluation import EvaluateConfig
+from tfcorr.config.evaluation import (
+    AblationConfig,
+    AblationStep,
+    EvaluateConfig,
+    ModelSizesConfig,
+    PublishedSet,
+    RobustnessConfig,
+)
 from tfcorr.config.reading import (
     DATA_ROOT_VARIABLE,
     ConfigError,
@@ -34,20 +41,27 @@ from tfcorr.config.reading import (
     resolve_data_path,
 )
 from tfcorr.config.refsr import (
+    AdversarialLoss,
     HomographySampling,
     MatcherConfig,
     MatcherData,
     MatcherLoss,
     MatcherValidation,
     PairSource,
+    PerceptualLoss,
     Photometric,
     RestorerConfig,
     RestorerData,
+    RestorerLoss,
     RestorerValidation,
     SingleImages,
 )
+from tfcorr.config.semantic import SemanticConfig, SemanticEvaluateConfig
 
 __all__ = [
+    "AblationConfig",
+    "AblationStep",
+    "AdversarialLoss",
     "ConfigError",
     "DATA_ROOT_VARIABLE",
     "EvaluateConfig",
@@ -57,14 +71,21 @@ __all__ = [
     "MatcherData",
     "MatcherLoss",
     "MatcherValidation",
+    "ModelSizesConfig",
     "PairSource",
-    "PhotoRule",
+    "PerceptualLoss",
     "Photometric",
+    "PhotoRule",
+    "PublishedSet",
     "RestorerConfig",
     "RestorerData",
+    "RestorerLoss",
     "RestorerValidation",
-    "STAGES",
+    "RobustnessConfig",
+    "SemanticConfig",
+    "SemanticEvaluateConfig",
     "SingleImages",
+    "STAGES",
     "Training",
     "apply_overrides",
     "check_command",
@@ -76,7 +97,7 @@ __all__ = [
     "runner",
 ]
 
-STAGES: dict[str, type] = {**refsr.STAGES, **evaluation.STAGES}
+STAGES: dict[str, type] = {**refsr.STAGES, **evaluation.STAGES, **semantic.STAGES}
 
 
 def find_config(name: str | os.PathLike) -> Path:

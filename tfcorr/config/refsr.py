@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from tfcorr.config.common import PhotoRule, Training, at_least
+from tfcorr.config.common import LearningRate, PhotoRule, Training, at_least
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,9 @@ class RestorerValidation:
 
 @dataclass(frozen=True)
 class MatcherLoss:
-    """Eq. 1 to 3. ``safe_radius`` is in cells of the feature grid, ``border`` in pixels of the reference."""
+    """Eq. 1 to 3, and with a teacher eq. 4 to 7. ``safe_radius`` is in cells of the feature grid, ``border``
+    in pixels of the reference. ``temperature`` belongs to the contrastive loss that is not in the paper,
+    ``distillation_temperature`` is tau of eq. 4."""
 
     margin: float
     safe_radius: float
@@ -130,14 +132,18 @@ class MatcherLoss:
     triplet_weight: float = 1.0
     contrastive_weight: float = 0.0
     temperature: float = 0.07
+    distillation_weight: float = 1.0
+    distillation_temperature: float = 0.15
+    distillation_support: Literal["matched", "all"] = "matched"
 
 
 @dataclass(frozen=True)
 class MatcherConfig:
     """Contrastive correspondence network (section 3.1). ``input_side`` is what the input branch sees: the
     reduced and enlarged image (``upsampled``, the student's setting) or the image itself (``image``, the
-    teacher's). ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained
-    matcher. ``licence``, of the weights, and ``data_licences`` are for the model's card."""
+    teacher's). ``teacher`` is the folder of a trained one, whose correlations are distilled (section 3.2).
+    ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained matcher.
+    ``licence``, of the weights, and ``data_licences`` are for the model's card."""
 
     COMMAND: ClassVar[str] = "train"
     RUNNER: ClassVar[str] = "tfcorr.refsr.stages:train"
@@ -153,16 +159,55 @@ class MatcherConfig:
     model: dict[str, Any] = field(default_factory=dict)
     initial_weights: str | None = None
     input_side: Literal["upsampled", "image"] = "upsampled"
+    teacher: str | None = None
     data_root: str | None = None
     licence: str = "research use"
     data_licences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
+class PerceptualLoss:
+    """Eq. 11, under ``network``: VGG19's relu5_1, or EfficientNet-Lite0 (``lite0``). ``weights`` are
+    ``imagenet`` (VGG19) or a file. ``norm`` is ``batch`` (published) or ``channel`` (eq. 11 as printed)."""
+
+    weight: float
+    network: Literal["vgg19", "lite0"] = "vgg19"
+    weights: str = "imagenet"
+    norm: Literal["batch", "channel"] = "batch"
+
+
+@dataclass(frozen=True)
+class AdversarialLoss:
+    """Eq. 12 and 13. ``penalty`` is the weight of the gradient penalty; the discriminator has ``features``
+    channels in its first block, and ``end`` and ``normalization`` as published or as later work has them;
+    without a ``learning_rate`` of its own it takes the restorer's."""
+
+    weight: float
+    penalty: float = 10.0
+    features: int = at_least(1, 32)
+    end: Literal["sigmoid", "linear"] = "sigmoid"
+    normalization: Literal["batch", "none"] = "batch"
+    learning_rate: LearningRate | None = None
+
+
+@dataclass(frozen=True)
+class RestorerLoss:
+    """Weights of eq. 10 to 12. In the first ``warmup`` steps the reconstruction loss stands alone.
+    ``reciprocal`` weighs the loss of a reference that is restored with the output as its own reference."""
+
+    reconstruction: float = 1.0
+    reciprocal: float = 0.0
+    perceptual: PerceptualLoss | None = None
+    adversarial: AdversarialLoss | None = None
+    warmup: int = at_least(0, 0)
+
+
+@dataclass(frozen=True)
 class RestorerConfig:
     """Restoration network (sections 3.3 and 3.4) over the fixed correspondence network in the folder
     ``matcher``. ``model`` holds its sizes, see `tfcorr.refsr.model.C2Matching.from_architecture`;
-    ``vgg_weights`` (``imagenet`` or a file) is read if these ask for VGG19's reference features."""
+    ``vgg_weights`` (``imagenet`` or a file) is read if these ask for VGG19's reference features.
+    ``initial_weights`` is the folder of a trained model to go on from."""
 
     COMMAND: ClassVar[str] = "train"
     RUNNER: ClassVar[str] = "tfcorr.refsr.stages:train"
@@ -178,6 +223,7 @@ class RestorerConfig:
     model: dict[str, Any] = field(default_factory=dict)
     initial_weights: str | None = None
     vgg_weights: str = "imagenet"
+    loss: RestorerLoss = RestorerLoss()
     data_root: str | None = None
     licence: str = "research use"
     data_licences: dict[str, str] = field(default_factory=dict)

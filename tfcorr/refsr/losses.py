@@ -1,4 +1,4 @@
-"""Losses of C2-Matching that compare tensors (paper, eq. 1 to 7, 10 and 11); eq. 12 and 13 are in `adversarial`."""
+"""Losses of C2-Matching (paper, eq. 1 to 7, 10 and 11); eq. 12 and 13 are in `tfcorr.refsr.adversarial`."""
 
 from __future__ import annotations
 
@@ -200,7 +200,7 @@ def _log_correlation(query, reference, target, valid, temperature, support):
 
 
 def _mean_of_samples(values, kept, minimum_positions):
-    """(B, N) values and 0/1 weights -> scalar: mean over the kept, then over the samples with enough of them."""
+    """(B, N) values and 0/1 weights -> mean over the kept, then over the samples with enough of them."""
     count = ops.sum(kept, axis=-1)
     counts = ops.cast(count >= minimum_positions, "float32")
     per_sample = ops.sum(values * kept, axis=-1) / ops.maximum(count, 1.0)

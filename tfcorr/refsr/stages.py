@@ -12,18 +12,22 @@ import keras
 import numpy as np
 
 import tfcorr
-from tfcorr.config import MatcherConfig, RestorerConfig, config_hash, resolve_data_path
+from tfcorr.config import AdversarialLoss, MatcherConfig, RestorerConfig, config_hash, resolve_data_path
 from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
+from tfcorr.refsr.adversarial import Adversary, Discriminator
 from tfcorr.refsr.data import MatcherSamples, RestorerSamples
 from tfcorr.refsr.extractor import CorrespondenceNetwork, load_imagenet_weights
 from tfcorr.refsr.matching import correspondences
 from tfcorr.refsr.model import C2Matching
+from tfcorr.refsr.perceptual import PerceptualNetwork
 from tfcorr.refsr.photos import PhotoCache, find_images, find_pairs
-from tfcorr.refsr.training import MatcherTrainer, RestorerTrainer
-from tfcorr.training.callbacks import RunState
+from tfcorr.refsr.training import AdversarialRestorerTrainer, MatcherTrainer, RestorerTrainer
+from tfcorr.training.callbacks import Phases, RunState
+from tfcorr.training.distribution import is_chief, make_strategy
 from tfcorr.training.loop import prepare, run_fit
 from tfcorr.training.model_folder import portable_command, write_card, write_weights
+from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.samples import Samples
 
 CORRESPONDENCE = "correspondence"
@@ -42,6 +46,8 @@ _FREE = (
     "train.images_every",
     "train.workers",
     "train.threads",
+    "train.distribute",
+    "train.devices",
 )
 
 
@@ -62,33 +68,35 @@ def train(
         TfcorrError: configuration, data, checkpoint or training cannot be used; the message says which.
     """
     policy = prepare(config.train)
-    stage = _matcher if config.stage == "matcher" else _restorer
-    model, trainer, samples, validation, bad = stage(config, report)
+    strategy = make_strategy(config.train)
+    with strategy.scope():
+        stage = build(config, report)
+    trainer, samples, model = stage.trainer, stage.samples, stage.model
     report(
         f"{config.name}: {len(samples.items)} {'images' if config.stage == 'matcher' else 'pairs'}, "
         f"{sum(int(np.prod(v.shape)) for v in trainer.trainable_variables):,} trained parameters, {policy}"
     )
-    validate = config.validation
-    held_out = None
-    if validation is not None:
-        held_out = validation.dataset(0, max(1, validate.count // validation.batch_size), 1).cache()
+    if strategy.num_replicas_in_sync > 1:
+        report(f"{strategy.num_replicas_in_sync} replicas share each batch")
+    held_out = stage.held_out()
     state = run_fit(
         trainer,
         lambda start, stop: samples.dataset(start, stop, config.train.workers),
         config.train,
         config.run,
         config_hash=config_hash(config, _FREE),
+        callbacks=lambda state: [Phases(state)] if hasattr(trainer, "phase") else [],
         validation=held_out,
-        validate_every=validate.every if validate else 0,
+        validate_every=config.validation.every if config.validation else 0,
         metric="accuracy" if config.stage == "matcher" else "psnr_y",
         images=_pictures(trainer, held_out),
         report=report,
     )
-    for path, reason in bad.items():
+    for path, reason in stage.bad.items():
         report(f"skipped {path}: {reason}")
-    if bad:
-        report(f"{len(bad)} files were skipped")
-    if state.stopped and state.stopped != "max_minutes":
+    if stage.bad:
+        report(f"{len(stage.bad)} files were skipped")
+    if (state.stopped and state.stopped != "max_minutes") or not is_chief(strategy):
         return state
     threshold = None
     if config.stage == "restorer" and held_out is not None and not model.gated:
@@ -98,7 +106,47 @@ def train(
     return state
 
 
-def _matcher(config: MatcherConfig, report: Callable):
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """What a stage of training works with.
+
+    Attributes:
+        model: what is trained, and saved.
+        trainer: the Keras model whose ``train_step`` trains it; not compiled.
+        samples: for training.
+        validation: held-out samples, or None.
+        count: of the held-out samples that are used.
+        bad: path -> reason, of the files that could not be read so far.
+    """
+
+    model: CorrespondenceNetwork | C2Matching
+    trainer: MatcherTrainer | RestorerTrainer
+    samples: Samples
+    validation: Samples | None
+    count: int
+    bad: dict[str, str]
+
+    def held_out(self):
+        """The held-out batches as a `tf.data.Dataset`, or None."""
+        if self.validation is None:
+            return None
+        return self.validation.dataset(0, max(1, self.count // self.validation.batch_size), 1).cache()
+
+
+def build(config: MatcherConfig | RestorerConfig, report: Callable = print) -> Stage:
+    """Data, model and trainer of a configuration, ready to `compile` and `fit`.
+
+    Args:
+        config: of the stage.
+        report: prints a line.
+
+    Raises:
+        TfcorrError: data or weights cannot be used; the message says which.
+    """
+    return _matcher(config) if config.stage == "matcher" else _restorer(config, report)
+
+
+def _matcher(config: MatcherConfig) -> Stage:
     cache = PhotoCache()
     data = config.data
 
@@ -135,8 +183,22 @@ def _matcher(config: MatcherConfig, report: Callable):
         contrastive_weight=config.loss.contrastive_weight,
         temperature=config.loss.temperature,
         input_side=config.input_side,
+        teacher=_teacher(config.teacher) if config.teacher else None,
+        distillation_weight=config.loss.distillation_weight,
+        distillation_temperature=config.loss.distillation_temperature,
+        distillation_support=config.loss.distillation_support,
     )
-    return network, trainer, training, validation, cache.bad
+    count = config.validation.count if config.validation else 0
+    return Stage(network, trainer, training, validation, count, cache.bad)
+
+
+def _teacher(folder: str) -> CorrespondenceNetwork:
+    card = find_model(folder, job=CORRESPONDENCE)
+    verify(card)
+    network = CorrespondenceNetwork(**card.architecture)
+    network.build()
+    network.load_weights(card.folder / WEIGHTS_FILE)
+    return network
 
 
 def _initialise_matcher(network: CorrespondenceNetwork, config: MatcherConfig) -> None:
@@ -161,7 +223,7 @@ def _verified_weights(folder: str | os.PathLike, job: str) -> Path:
     return card.folder / WEIGHTS_FILE
 
 
-def _restorer(config: RestorerConfig, report: Callable):
+def _restorer(config: RestorerConfig, report: Callable) -> Stage:
     cache = PhotoCache()
     data = config.data
     pairs = find_pairs(data.pairs, config.data_root, exclude=data.exclude)
@@ -199,7 +261,43 @@ def _restorer(config: RestorerConfig, report: Callable):
     model.correspondence.load_weights(_verified_weights(config.matcher, CORRESPONDENCE))
     if model.vgg is not None:
         _initialise_vgg(model, config)
-    return model, RestorerTrainer(model), training, validation, cache.bad
+    count = config.validation.count if config.validation else 0
+    return Stage(model, _restorer_trainer(model, config), training, validation, count, cache.bad)
+
+
+def _restorer_trainer(model: C2Matching, config: RestorerConfig) -> RestorerTrainer:
+    loss = config.loss
+    common = {"reconstruction": loss.reconstruction, "reciprocal": loss.reciprocal}
+    if loss.perceptual is None and loss.adversarial is None:
+        return RestorerTrainer(model, **common)
+    perceptual, adversary = None, None
+    if loss.perceptual:
+        weights = loss.perceptual.weights
+        if weights != "imagenet":
+            weights = str(resolve_data_path(weights, config.data_root))
+        perceptual = PerceptualNetwork(loss.perceptual.network, weights, loss.perceptual.norm)
+    if loss.adversarial:
+        adversary = _adversary(loss.adversarial, config)
+    return AdversarialRestorerTrainer(
+        model,
+        perceptual=perceptual,
+        perceptual_weight=loss.perceptual.weight if loss.perceptual else 0.0,
+        adversary=adversary,
+        adversarial_weight=loss.adversarial.weight if loss.adversarial else 0.0,
+        warmup=loss.warmup,
+        **common,
+    )
+
+
+def _adversary(loss: AdversarialLoss, config: RestorerConfig) -> Adversary:
+    discriminator = Discriminator(loss.features, loss.end, loss.normalization)
+    discriminator.build()
+    optimizer = make_optimizer(
+        loss.learning_rate or config.train.learning_rate,
+        config.train.steps,
+        start=config.loss.warmup,
+    )
+    return Adversary(discriminator, optimizer, penalty=loss.penalty, seed=config.train.seed)
 
 
 def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> None:
@@ -249,7 +347,7 @@ def confidence_threshold(model: C2Matching, dataset, share: float = 0.95) -> flo
 
 
 def _matcher_card(folder: str) -> dict[str, Any]:
-    """What the card of a super-resolution model tells of the matcher within it."""
+    """What a card tells of the matcher that the training used: the one within, or the teacher."""
     content = find_model(str(folder), job=CORRESPONDENCE).content
     return {key: content[key] for key in ("name", "checksums", "metrics", "training") if key in content}
 
@@ -289,12 +387,13 @@ def save_model(
             "command": portable_command(command),
             "data": dataclasses.asdict(config.data),
             "data_licences": config.data_licences,
-            "loss": dataclasses.asdict(config.loss) if matcher else "mean absolute error",
+            "loss": dataclasses.asdict(config.loss),
             "settings": dataclasses.asdict(config.train),
             "seed": state.seed,
             "steps": state.step,
             "seconds": round(state.seconds),
             "precision": precision,
+            "teacher": _matcher_card(config.teacher) if matcher and config.teacher else None,
             "matcher": None if matcher else _matcher_card(config.matcher),
             "tfcorr": tfcorr.__version__,
         },

@@ -10,14 +10,22 @@ They take the dictionaries of `tfcorr.refsr.data` and work with `fit` and `evalu
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfcorr.imaging.matches import draw_matches
+from tfcorr.refsr.adversarial import Adversary, generator_loss
 from tfcorr.refsr.contrastive import contrastive_loss
-from tfcorr.refsr.extractor import CorrespondenceNetwork
-from tfcorr.refsr.losses import reconstruction_loss, triplet_margin_loss
+from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork
+from tfcorr.refsr.losses import correlation_divergence, reconstruction_loss, triplet_margin_loss
+from tfcorr.refsr.matching import PATCH_SIZE, correspondences, l2_normalize
 from tfcorr.refsr.model import C2Matching
+from tfcorr.refsr.perceptual import PerceptualNetwork
 from tfcorr.refsr.upsampling import BicubicUpsampling
+from tfcorr.training.distribution import shared_gradients
+
+_STRIDE = FEATURE_STRIDES["relu3_1"]
 
 
 class _Trainer(keras.Model):
@@ -45,7 +53,8 @@ class _Trainer(keras.Model):
         with tf.GradientTape() as tape:
             values = self.losses_of(data, training=True)
         variables = self.trainable_variables
-        self.optimizer.apply(tape.gradient(values["loss"], variables), variables)
+        gradients = tape.gradient(values["loss"], variables)
+        self.optimizer.apply(shared_gradients(gradients), variables)
         return values
 
     def measures_of(self, data) -> dict:
@@ -60,11 +69,12 @@ class _Trainer(keras.Model):
 
 
 class MatcherTrainer(_Trainer):
-    """Trains a contrastive correspondence network with the triplet margin loss (section 3.1, eq. 1 to 3).
+    """Trains a contrastive correspondence network with the triplet margin loss (section 3.1, eq. 1 to 3), and
+    as a student with a teacher's correlations (section 3.2, eq. 4 to 7).
 
     A step reports ``loss``, the mean squared distances ``positive`` (eq. 2) and ``negative`` (eq. 3) of unit
     descriptors, and ``accuracy``, the share of positions whose nearest reference descriptor is at most one
-    cell off.
+    cell off; with a teacher ``distillation`` (eq. 6).
 
     Args:
         network: trained in place.
@@ -76,6 +86,9 @@ class MatcherTrainer(_Trainer):
         triplet_weight: of the paper's loss.
         contrastive_weight, temperature: of `tfcorr.refsr.contrastive.contrastive_loss`.
         input_side: ``upsampled``, the reduced and enlarged image (the student), or ``image`` (the teacher).
+        teacher: a trained network that sees the sharp images, or None. It does not train.
+        distillation_weight: alpha_kl of eq. 7.
+        distillation_temperature, distillation_support: see `tfcorr.refsr.losses.correlation_divergence`.
     """
 
     def __init__(
@@ -90,6 +103,10 @@ class MatcherTrainer(_Trainer):
         contrastive_weight: float = 0.0,
         temperature: float = 0.07,
         input_side: str = "upsampled",
+        teacher: CorrespondenceNetwork | None = None,
+        distillation_weight: float = 1.0,
+        distillation_temperature: float = 0.15,
+        distillation_support: str = "matched",
         **kwargs,
     ):
         super().__init__(("loss", "accuracy"), **kwargs)
@@ -102,6 +119,12 @@ class MatcherTrainer(_Trainer):
         self.contrastive_weight = contrastive_weight
         self.temperature = temperature
         self.input_side = input_side
+        self.teacher = teacher
+        if teacher is not None:
+            teacher.trainable = False
+        self.distillation_weight = distillation_weight
+        self.distillation_temperature = distillation_temperature
+        self.distillation_support = distillation_support
 
     def call(self, inputs, training=None):
         return self.network(
@@ -127,60 +150,88 @@ class MatcherTrainer(_Trainer):
                 query, reference, data["target"], data["valid"], temperature=self.temperature
             )
             loss = loss + self.contrastive_weight * values["contrastive"]
+        if self.teacher is not None:
+            values["distillation"] = correlation_divergence(
+                (query, reference),
+                self.teacher({"input": data["image"], "reference": data["reference"]}),
+                data["target"],
+                data["valid"],
+                temperature=self.distillation_temperature,
+                support=self.distillation_support,
+                minimum_positions=self.minimum_positions,
+            )
+            loss = loss + self.distillation_weight * values["distillation"]
         return {"loss": loss, **values}
 
     def measures_of(self, data):
         values = self.losses_of(data, training=False)
         return {name: values[name] for name in self._means}
 
+    def pictures(self, data) -> dict:
+        """Input and reference of each sample with some matched points: green at most a cell off, else red."""
+        query, reference = (ops.convert_to_numpy(l2_normalize(f)) for f in self(data))
+        columns, width = query.shape[2], reference.shape[2]
+        places = _grid(*query.shape[1:3])
+        drawn = []
+        for number in range(len(query)):
+            true = np.asarray(data["target"][number]).reshape(*query.shape[1:3], 2)
+            kept = np.asarray(data["valid"][number])[places[:, 0] * columns + places[:, 1]]
+            asked = places[kept]
+            similarity = query[number][tuple(asked.T)] @ reference[number].reshape(-1, query.shape[3]).T
+            found = np.stack(np.divmod(similarity.argmax(axis=-1), width), axis=-1)
+            right = np.abs(found - true[tuple(asked.T)]).max(axis=-1) <= 1
+            pair = (np.asarray(data[side][number]) for side in (self.input_side, "reference"))
+            drawn.append(draw_matches(*pair, asked * _STRIDE, found * _STRIDE, right.astype(np.float32)))
+        return {"matches": np.stack(drawn)}
+
 
 class RestorerTrainer(_Trainer):
     """Trains a restoration network with the mean absolute error (section 3.4, eq. 10); the matcher is fixed.
 
-    A step reports ``loss`` and, over all levels, ``offset_mean`` and ``offset_max``: absolute values of the
-    learned offsets, without the pre-offsets, in cells of their level. An evaluation reports ``psnr_y`` and
-    ``gain``, the decibels over bicubic upsampling (Y channel of the 8-bit images, border 4, mean over the
-    patches), and ``gain_reference``, the decibels over the same model that is given the reference of
-    another patch of the batch.
+    A step reports ``loss``, ``reconstruction`` (eq. 10) and, over all levels, ``offset_mean`` and
+    ``offset_max``: absolute values of the learned offsets, without the pre-offsets, in cells of their level;
+    the same for each level behind a ``/``. An evaluation reports ``psnr_y`` and ``gain``, the decibels over
+    bicubic upsampling (Y channel of the 8-bit images, border 4, mean over the patches), and
+    ``gain_reference``, the decibels over the same model that is given the reference of another patch of the
+    batch.
 
     Args:
         model: its `restorer` is trained in place.
+        reconstruction: weight of eq. 10.
+        reciprocal: weight of a reciprocal loss (Zhang et al., ECCV 2022; not in the paper): the output serves
+            as the reference with which its own reference, reduced by 4, is restored, and the error of that
+            is an error of the output too. The reference's sides have to be multiples of 4.
     """
 
-    def __init__(self, model: C2Matching, **kwargs):
+    def __init__(self, model: C2Matching, *, reconstruction: float = 1.0, reciprocal: float = 0.0, **kwargs):
         super().__init__(("psnr_y", "gain", "gain_reference"), **kwargs)
         self.model = model
+        self.reconstruction = reconstruction
+        self.reciprocal = reciprocal
         self._bicubic = BicubicUpsampling(4, quantize=True, dtype="float32")
-        # The learned offsets of the step that is being traced; None while nobody asks for them.
-        self._learned: list | None = None
-        for level in model.restorer.levels.values():
-            if level.reference_width is not None:
-                self._watch(level.dyn_agg)
 
-    def _watch(self, aggregation):
-        """Note each learned offset of a level while a step is traced."""
-        predict = aggregation.predict_offset_mask
+    def call(self, inputs, training=None, return_learned=False):
+        inputs = {"lr": inputs["lr"], "reference": inputs["reference"]}
+        return self.model(inputs, training=training, return_learned=return_learned)
 
-        def predict_and_note(feature, pre_offset):
-            offset, mask = predict(feature, pre_offset)
-            if self._learned is not None:
-                repeated = ops.concatenate([pre_offset] * aggregation.deform_groups, axis=-1)
-                self._learned.append(ops.abs(ops.stop_gradient(offset) - repeated))
-            return offset, mask
-
-        aggregation.predict_offset_mask = predict_and_note
-
-    def call(self, inputs, training=None):
-        return self.model({"lr": inputs["lr"], "reference": inputs["reference"]}, training=training)
+    def restore(self, data, training) -> tuple:
+        """The restored images of a batch, and the scalars of eq. 10 and of the offsets by name."""
+        restored, learned = self(data, training=training, return_learned=True)
+        error = reconstruction_loss(data["hr"], restored)
+        values = {"loss": self.reconstruction * error, "reconstruction": error, **offset_sizes(learned)}
+        if self.reciprocal:
+            reference = ops.cast(data["reference"], "float32")
+            again = self.model(
+                {"lr": reduce_by_4(reference), "reference": restored},
+                training=training,
+                differentiable_reference=True,
+            )
+            values["reciprocal"] = reconstruction_loss(reference, again)
+            values["loss"] = values["loss"] + self.reciprocal * values["reciprocal"]
+        return restored, values
 
     def losses_of(self, data, training):
-        self._learned = []
-        values = {"loss": reconstruction_loss(data["hr"], self(data, training=training))}
-        learned, self._learned = list(self._learned), None
-        if learned:
-            values["offset_mean"] = ops.mean(ops.stack([ops.mean(o) for o in learned]))
-            values["offset_max"] = ops.max(ops.stack([ops.max(o) for o in learned]))
-        return values
+        return self.restore(data, training)[1]
 
     def measures_of(self, data):
         with_reference = psnr_y(self(data), data["hr"])
@@ -197,7 +248,142 @@ class RestorerTrainer(_Trainer):
         parts = [self._bicubic(data["lr"]), self(data), data["hr"]]
         shown = [tf.clip_by_value(part, 0.0, 1.0) for part in parts]
         shown.append(tf.image.resize(data["reference"], (height, width)))
-        return {"bicubic, restored, truth, reference": tf.concat(shown, axis=2)}
+        return {
+            "bicubic, restored, truth, reference": tf.concat(shown, axis=2),
+            "matches": self._matches(data, parts[0]),
+        }
+
+    def _matches(self, data, enlarged) -> np.ndarray:
+        """Enlarged input and reference with some matched points: the greener, the higher the score."""
+        reference = self.model.extract(data["reference"])["conv3_1"]
+        matches = correspondences(self.model.describe(data["lr"]), reference)
+        index, score = (ops.convert_to_numpy(a) for a in (matches.index, matches.score))
+        places = _grid(*index.shape[1:3])
+        columns = reference.shape[2] - (PATCH_SIZE - 1)
+        middle = PATCH_SIZE // 2
+        drawn = []
+        for number in range(len(index)):
+            found = np.stack(np.divmod(index[number][tuple(places.T)], columns), axis=-1)
+            scores = np.clip(score[number][tuple(places.T)], 0, 1)
+            pair = (ops.convert_to_numpy(a)[number] for a in (enlarged, data["reference"]))
+            points = ((cells + middle) * _STRIDE for cells in (places, found))
+            drawn.append(draw_matches(*pair, *points, scores))
+        return np.stack(drawn)
+
+
+class AdversarialRestorerTrainer(RestorerTrainer):
+    """Trains a restoration network with perceptual and adversarial losses too (eq. 10 to 13).
+
+    As published, the first ``warmup`` steps know the reconstruction loss alone; after them each step trains
+    the discriminator once, then the restorer once on the same forward pass, against the discriminator that
+    has just learned. A step then reports ``perceptual`` and ``adversarial`` too, without their weights, and
+    `Adversary.losses`.
+
+    Args:
+        model: its `restorer` is trained in place.
+        perceptual: the network of the perceptual loss, or None.
+        perceptual_weight: of eq. 11.
+        adversary: the discriminator with its optimiser, or None.
+        adversarial_weight: of eq. 12.
+        warmup: steps.
+        **kwargs: as for `RestorerTrainer`.
+    """
+
+    def __init__(
+        self,
+        model: C2Matching,
+        *,
+        perceptual: PerceptualNetwork | None = None,
+        perceptual_weight: float = 0.0,
+        adversary: Adversary | None = None,
+        adversarial_weight: float = 0.0,
+        warmup: int = 0,
+        **kwargs,
+    ):
+        super().__init__(model, **kwargs)
+        self.perceptual = perceptual
+        self.perceptual_weight = perceptual_weight
+        self.adversary = adversary
+        self.adversarial_weight = adversarial_weight
+        self.warmup = warmup
+        self.begin(0)
+
+    def begin(self, step: int) -> None:
+        """Choose the losses of step number ``step``, from 0; a step is traced for each ``phase``."""
+        self.phase = "reconstruction" if step < self.warmup else "all"
+
+    @property
+    def companions(self) -> dict:
+        """Variables outside of the weights that a checkpoint has to hold."""
+        return {"adversary": self.adversary.variables} if self.adversary else {}
+
+    @property
+    def companion_optimizers(self) -> dict:
+        """Optimisers beside the restorer's."""
+        return {"discriminator": self.adversary.optimizer} if self.adversary else {}
+
+    def train_step(self, data):
+        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        with tf.GradientTape() as tape:
+            restored, values = self.restore(data, training=True)
+            if self.phase == "all":
+                if self.adversary:
+                    with tape.stop_recording():
+                        values.update(self.adversary.train(data["hr"], restored))
+                    values["adversarial"] = generator_loss(self.adversary.discriminator(restored))
+                    values["loss"] += self.adversarial_weight * values["adversarial"]
+                if self.perceptual:
+                    values["perceptual"] = self.perceptual.loss(data["hr"], restored)
+                    values["loss"] += self.perceptual_weight * values["perceptual"]
+        variables = self.trainable_variables
+        gradients = tape.gradient(values["loss"], variables)
+        self.optimizer.apply(shared_gradients(gradients), variables)
+        return values
+
+
+def reduce_by_4(images):
+    """Antialiased bicubic reduction, rounded to 8 bits: the degradation of the paper, within a graph.
+
+    Args:
+        images: float32 (B, H, W, 3) in [0, 1], sides multiples of 4.
+
+    Returns:
+        float32 (B, H // 4, W // 4, 3); differs from Pillow's by at most one step of 8 bits.
+    """
+    size = tf.shape(images)[1:3] // 4
+    reduced = tf.image.resize(images, size, method="bicubic", antialias=True)
+    return ops.round(ops.clip(reduced, 0.0, 1.0) * 255.0) / 255.0
+
+
+def _grid(height: int, width: int, count: int = 6) -> np.ndarray:
+    """Up to count x count cells (y, x), evenly spread: int (N, 2)."""
+    rows, columns = (
+        np.unique(np.linspace(0, n - 1, min(count, n) + 2).round().astype(int)[1:-1]) for n in (height, width)
+    )
+    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+def offset_sizes(learned: dict) -> dict:
+    """Absolute sizes of the learned offsets of each level, and of all, as a step reports them.
+
+    Args:
+        learned: level -> (B, H, W, N), in cells, see `tfcorr.refsr.restorer.RestorationNetwork`.
+
+    Returns:
+        Scalars ``offset_mean`` (the mean of the levels' means) and ``offset_max``, and both for each level,
+        ``offset_mean/LEVEL`` and ``offset_max/LEVEL``; nothing without levels.
+    """
+    if not learned:
+        return {}
+    sizes = {level: ops.abs(ops.stop_gradient(offset)) for level, offset in learned.items()}
+    means = {level: ops.mean(size) for level, size in sizes.items()}
+    largest = {level: ops.max(size) for level, size in sizes.items()}
+    return {
+        "offset_mean": ops.mean(ops.stack(list(means.values()))),
+        "offset_max": ops.max(ops.stack(list(largest.values()))),
+        **{f"offset_mean/{level}": value for level, value in means.items()},
+        **{f"offset_max/{level}": value for level, value in largest.items()},
+    }
 
 
 def psnr_y(image, truth, border: int = 4):
