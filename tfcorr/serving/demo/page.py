@@ -117,8 +117,10 @@ class Page:
                 references = gr.Gallery(
                     label=f"References: sharp images of the same thing (up to {MAX_REFERENCES}, or none)",
                     type="filepath",
-                    columns=2,
+                    file_types=["image"],
+                    columns=3,
                     height=260,
+                    object_fit="contain",
                     interactive=True,
                     elem_id="references",
                 )
@@ -128,7 +130,8 @@ class Page:
                     gr.Examples(
                         [[str(pair[0]), [str(pair[1])]]],
                         [small, references],
-                        label="Example (works offline)",
+                        label="Example",
+                        example_labels=["A courtyard, seen from two places"],
                         elem_id="example",
                     )
             with gr.Column(scale=3):
