@@ -14,6 +14,9 @@ import os
 import re
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -33,6 +36,7 @@ _MARKER = re.compile(rb"tfcorr-built-for-tensorflow=([0-9A-Za-z.+-]{1,40});")
 _BUILD_HINT = "run `tfcorr doctor --build`"
 
 _lock = threading.Lock()
+_required: ContextVar[str | None] = ContextVar("implementation", default=None)
 _loaded: tuple[ModuleType | None, LibraryStatus] | None = None
 
 
@@ -223,11 +227,29 @@ def resolve(op: str, implementation: str | None = None) -> str:
     return _decide(op, implementation)[0]
 
 
+@contextmanager
+def using(implementation: str) -> Iterator[None]:
+    """Within it, ops whose caller names no implementation use this one, whatever `TFCORR_OPS` says.
+
+    For tracing graphs that have to run elsewhere. It holds in the calling thread only.
+
+    Args:
+        implementation: `"custom"` or `"reference"`.
+    """
+    token = _required.set(implementation)
+    try:
+        yield
+    finally:
+        _required.reset(token)
+
+
 def _decide(op: str, implementation: str | None) -> tuple[str, str]:
     """Returns the implementation and one sentence that says why."""
     if op not in GENERATED_NAMES:
         raise ValueError(f"unknown op {op!r}; expected one of {', '.join(GENERATED_NAMES)}")
     asked_by = "implementation"
+    if implementation is None:
+        implementation, asked_by = _required.get(), "the graph being made"
     if implementation is None:
         implementation, asked_by = os.environ.get("TFCORR_OPS") or None, "TFCORR_OPS"
     if implementation not in (None, "custom", "reference"):

@@ -18,8 +18,9 @@ from tfcorr.refsr.upsampling import BicubicUpsampling
 FEATURE_WIDTHS = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256}
 FEATURE_STRIDES = {"relu1_1": 1, "relu2_1": 2, "relu3_1": 4}
 
-_MEAN = (0.485, 0.456, 0.406)
-_STD = (0.229, 0.224, 0.225)
+#: What an image is normalised with, RGB in [0, 1].
+IMAGE_MEAN = (0.485, 0.456, 0.406)
+IMAGE_STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = np.array((123.68, 116.779, 103.939), np.float32)  # RGB, 0 to 255.
 _CONVOLUTIONS = (("conv1_1", 64), ("conv1_2", 64), ("conv2_1", 128), ("conv2_2", 128), ("conv3_1", 256))
 # The same five layers: torchvision's `features.N` and keras.applications' `blockI_convJ`.
@@ -59,8 +60,8 @@ class FeatureExtractor(keras.Model):
 
     def call(self, image, last: str = "conv3_1"):
         dtype = self.compute_dtype
-        mean = ops.convert_to_tensor(np.array(_MEAN, "float32"))
-        std = ops.convert_to_tensor(np.array(_STD, "float32"))
+        mean = ops.convert_to_tensor(np.array(IMAGE_MEAN, "float32"))
+        std = ops.convert_to_tensor(np.array(IMAGE_STD, "float32"))
         x = ops.cast((ops.cast(image, "float32") - mean) / std, dtype)
         features = {"relu1_1": ops.relu(self.conv1_1(x))}
         if last == "relu1_1":
@@ -177,7 +178,7 @@ def _from_keras_applications(source: str, architecture: str) -> dict[str, list[n
             # constant, half a grey level, goes into the bias: exact but for the outermost pixel, where
             # padding enters.
             kernel = kernel[:, :, ::-1, :]
-            bias = bias + kernel.sum((0, 1)).T @ (255.0 * np.array(_MEAN, np.float32) - _CAFFE_MEAN)
-            kernel = kernel * (255.0 * np.array(_STD, np.float32))[None, None, :, None]
+            bias = bias + kernel.sum((0, 1)).T @ (255.0 * np.array(IMAGE_MEAN, np.float32) - _CAFFE_MEAN)
+            kernel = kernel * (255.0 * np.array(IMAGE_STD, np.float32))[None, None, :, None]
         weights[name] = [kernel, bias]
     return weights

@@ -20,8 +20,8 @@ from tfcorr.refsr.matching import PATCH_SIZE
 INITIAL_THRESHOLD = 0.25
 INITIAL_SLOPE = 20.0
 
-# Two cells apart counts half: a turned or scaled reference moves neighbours by a cell or two.
-_HALF_AGREEMENT = 4.0
+#: Two cells apart counts half: a turned or scaled reference moves neighbours by a cell or two.
+HALF_AGREEMENT = 4.0
 _WIDTH = 16
 _DILATIONS = (1, 2, 4)
 _SOFTPLUS_OF_ONE = math.log(math.e - 1.0)
@@ -48,7 +48,7 @@ def flow_agreement(flow):
         for j in range(PATCH_SIZE):
             if (i, j) != (1, 1):
                 distance = ops.sum(ops.square(around[:, i : i + height, j : j + width] - flow), axis=-1)
-                total = total + 1.0 / (1.0 + distance / _HALF_AGREEMENT)
+                total = total + 1.0 / (1.0 + distance / HALF_AGREEMENT)
     return total / (PATCH_SIZE**2 - 1)
 
 

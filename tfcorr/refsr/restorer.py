@@ -19,7 +19,8 @@ LEVEL_FEATURES = {"small": "relu3_1", "medium": "relu2_1", "large": "relu1_1"}
 #: A level's cells for one low-resolution pixel.
 LEVEL_SCALES = {level: 4 // FEATURE_STRIDES[feature] for level, feature in LEVEL_FEATURES.items()}
 
-_SLOPE = 0.1
+#: Slope of the leaky rectifiers for what is negative.
+LEAKY_SLOPE = 0.1
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _conv(filters: int, name: str, **kwargs) -> keras.layers.Conv2D:
 
 
 def _leaky_relu(x):
-    return ops.leaky_relu(x, negative_slope=_SLOPE)
+    return ops.leaky_relu(x, negative_slope=LEAKY_SLOPE)
 
 
 class ResidualBlock(keras.layers.Layer):
