@@ -290,7 +290,7 @@ class SemanticMatchingNetwork(keras.Model):
     Call arguments:
         inputs: dict of ``source`` and ``target``, (B, H, W, 3) float, RGB in [0, 1], sides a multiple of 32
             (320 in the paper); or of the four maps of :data:`FEATURES`, which :meth:`features` gives.
-        **options: for the head.
+        samples, seed: for a :class:`tfcorr.semantic.teacher.TeacherHead`.
 
     Returns:
         The head's.
@@ -323,14 +323,16 @@ class SemanticMatchingNetwork(keras.Model):
             )
         return {level: ops.stop_gradient(maps[int(level)]) for level in LEVELS}
 
-    def call(self, inputs, training=None, **options):
+    def call(self, inputs, training=None, samples: int | None = None, seed=None):
         if "source_16" not in inputs:
             inputs = {
                 f"{side}_{level}": values
                 for side in ("source", "target")
                 for level, values in self.features(inputs[side]).items()
             }
-        return self.head({name: inputs[name] for name in FEATURES}, training=training, **options)
+        # A student's head knows of no samples.
+        draws = {} if samples is None else {"samples": samples, "seed": seed}
+        return self.head({name: inputs[name] for name in FEATURES}, training=training, **draws)
 
 
 def full_resolution(flows: Mapping, source_size: tuple[int, int], target_size: tuple[int, int]) -> dict:

@@ -65,8 +65,9 @@ class _Trainer(keras.Model):
     def metrics(self):
         return list(self._means.values())
 
-    def call(self, inputs, training=None, **options):
-        return self.network(inputs, training=training, **options)
+    def call(self, inputs, training=None, samples: int | None = None, seed=None):
+        draws = {} if samples is None else {"samples": samples, "seed": seed}
+        return self.network(inputs, training=training, **draws)
 
     def losses_of(self, data, training: bool) -> dict:
         """Scalars of a batch by name; ``loss`` is what is minimised."""
