@@ -3,8 +3,8 @@
 import cv2
 import numpy as np
 import pytest
-
 from conftest import load_golden, nhwc
+
 from tfcorr.config.semantic import ColourJitter, Warps
 from tfcorr.semantic.synthetic import (
     ThinPlate,
@@ -52,7 +52,7 @@ def test_hypotheses_of_a_warped_source_like_the_golden(goldens):
     matrix = goldens["aug_theta"].reshape(2, 3).astype(float)
     moved = moved_source(goldens["aug_flow_T2S_in"], matrix)
     np.testing.assert_allclose(moved, goldens["aug_affine_flow_exact"], atol=1e-5)
-    # The published program is exact for hypothesis 0 within the source; it warps the others' increments twice.
+    # The published program is exact for hypothesis 0 within the source; others' increments it warps twice.
     places = moved[0] + identity_places(20, 20)
     inside = np.all(np.abs(goldens["aug_flow_T2S_in"][0] + identity_places(20, 20)) <= 0.99, axis=-1)
     inside &= np.all(np.abs(places) <= 0.99, axis=-1)

@@ -215,8 +215,8 @@ class SemanticConfig:
     """A regime of PMD, from photographs to an evaluated student.
 
     ``stage`` says how much of it runs: ``semantic`` all, or one part of it, which finds those before it in
-    ``run``. ``backbone`` and ``backbone_weights`` are arguments of `tfcorr.backbones.backbone`; a file lies
-    below the data root. Images are resized to ``size`` x ``size`` pixels. With ``cache_features`` the
+    ``run``. ``backbone``, ``backbone_weights`` and ``backbone_arguments`` are the arguments of
+    `tfcorr.backbones.backbone`; a file of weights lies below the data root. Images are resized to ``size`` x ``size`` pixels. With ``cache_features`` the
     backbone sees each photograph (and its mirror image) once. ``teacher_model``, a teacher's model folder,
     stands in for the teacher's training, as in ablations. ``licence``, of the weights, and
     ``data_licences`` are for the models' cards.
@@ -234,6 +234,7 @@ class SemanticConfig:
     student: StudentStage
     backbone: str = "resnet101"
     backbone_weights: str | None = "imagenet"
+    backbone_arguments: dict[str, Any] = field(default_factory=dict)
     size: int = at_least(32, 320)
     cache_features: bool = False
     teacher_model: str | None = None

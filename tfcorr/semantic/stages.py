@@ -124,10 +124,7 @@ class _Regime:
         source = self.config.backbone_weights
         if source not in (None, "imagenet"):
             source = str(resolve_data_path(source, self.config.data_root))
-        try:
-            return backbone(self.config.backbone, weights=source)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise TfcorrError(f"backbone: {error}") from error
+        return backbone(self.config.backbone, source, self.config.backbone_arguments)
 
     @functools.cached_property
     def extractor(self) -> Extractor:
@@ -229,7 +226,11 @@ class _Regime:
     def _teacher_key(self) -> str:
         config = self.config
         return _digest(
-            config_hash(config.teacher, _FREE), config.backbone, config.backbone_weights, config.size
+            config_hash(config.teacher, _FREE),
+            config.backbone,
+            config.backbone_weights,
+            config.backbone_arguments,
+            config.size,
         )
 
     @property
@@ -279,7 +280,13 @@ class _Regime:
                 "tfcorr": tfcorr.__version__,
             },
         }
-        save_network(folder, head, self.backbone, backbone_name=config.backbone, size=config.size, card=card)
+        save_network(
+            folder,
+            SemanticMatchingNetwork(head, self.backbone),
+            backbone={"name": config.backbone, "arguments": config.backbone_arguments},
+            size=config.size,
+            card=card,
+        )
         self.report(f"model written to {folder}")
 
     # The parts.
