@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from tfcorr.config import HomographySampling, Photometric, SingleImages
-from tfcorr.refsr.data import MatcherSamples, RestorerSamples, change_photometry, warped_pair
+from tfcorr.refsr.data import MatcherSamples, RestorerSamples, warped_pair
 from tfcorr.refsr.photos import DataError, Pair, PhotoCache
 
 WIDE = HomographySampling(kind="wide", rotation=30.0, scale=(0.8, 1.2), perspective=0.05, shift=0.05)
@@ -217,18 +217,3 @@ def test_sizes_are_checked(photos):
         matcher_samples(photos, crop=30)
     with pytest.raises(DataError, match="crop must not exceed patch, got crop 36 and patch 32"):
         restorer_samples(pairs_of(photos), crop=36)
-
-
-def test_photometry():
-    image = (smooth(1) / 255).astype(np.float32)
-    assert change_photometry(image, np.random.default_rng(0), Photometric()) is image
-    changed = change_photometry(image, np.random.default_rng(0), STRONG)
-    assert changed.dtype == np.float32 and changed.min() >= 0 and changed.max() <= 1
-    assert 0.01 < np.abs(changed - image).mean() < 0.3
-    # How much is drawn does not depend on what happens, so that later draws stay where they are.
-    after = []
-    for probability in (0.1, 1.0):
-        rng = np.random.default_rng(5)
-        change_photometry(image, rng, Photometric(probability=probability))
-        after.append(rng.random())
-    assert after[0] == after[1]

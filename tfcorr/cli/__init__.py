@@ -20,12 +20,13 @@ from tfcorr.errors import UsageError
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = ("super-resolve", "train", "evaluate", "demo", "bench", "models", "doctor")
+COMMANDS = ("super-resolve", "match", "collect", "train", "evaluate", "demo", "bench", "models", "doctor")
 
 EPILOG = """\
 examples:
   tfcorr super-resolve small.png --reference sharp.jpg --output large.png
   tfcorr super-resolve holiday/ --reference-dir sharp/ --output enlarged/
+  tfcorr match one.jpg other.jpg --output flow.npz --figure matches.png
   tfcorr models
   tfcorr doctor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 
 from tfcorr.cli.arguments import add_config
 from tfcorr.cli.messages import start_tensorflow
@@ -10,18 +11,20 @@ from tfcorr.cli.messages import start_tensorflow
 __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
-Measures a model on pairs of photographs: PSNR and SSIM of the Y channel beside bicubic interpolation, with
-the pair's reference, an unrelated one, or none, as the configuration says. Means stand with their standard
-errors.
+Measures what a configuration says. For super-resolution: PSNR and SSIM of the Y channel beside bicubic
+interpolation, of one model or several, with the references of a test set, unrelated ones, or none; robustness
+to scale and rotation; the ablation; model sizes. Means stand with their standard errors.
 """
 
 _EPILOG = """\
 examples:
   tfcorr evaluate refsr/evaluate_albums data_root=/data
   tfcorr evaluate refsr/evaluate_albums data_root=/data model=runs/mine/model limit=10 'references=["true"]'
+  tfcorr evaluate refsr/evaluate_set14 data_root=/data 'models=[c2-compact, runs/mine/model]' --figures
+  sheets/ tfcorr evaluate refsr/robustness data_root=/data
 
-Scores of single images are kept beside the output, so that an interrupted evaluation goes on. The exit
-status is 1 when a file could not be read.
+Beside the JSON file stand the table as Markdown, a plot (with matplotlib), and the scores of single images,
+from which an interrupted evaluation goes on. The exit status is 1 when a file could not be read.
 """
 
 
@@ -35,18 +38,29 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_config(parser)
+    parser.add_argument(
+        "--figures",
+        metavar="DIR",
+        help="write contact sheets: input, result, truth, reference, details, matches",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates; returns 1 when a pair had to be skipped."""
+    """Evaluates; returns 1 when a file had to be skipped."""
     from tfcorr.config import check_command, load_config, runner
+    from tfcorr.errors import UsageError
 
     config = load_config(args.config, args.overrides)
     check_command(config, "evaluate")
+    if args.figures is not None:
+        if "figures" not in {field.name for field in dataclasses.fields(config)}:
+            raise UsageError(f"--figures: stage {config.stage} has none")
+        config = dataclasses.replace(config, figures=args.figures)
     start_tensorflow()
     result, table = runner(config)(config, report=lambda line: print(line, flush=True))
     print(table)
     print(f"written to {config.output}")
-    for reason in result["skipped"].values():
+    skipped = result.get("skipped", {})
+    for reason in skipped.values():
         print(f"skipped: {reason}")
-    return 1 if result["skipped"] else 0
+    return 1 if skipped else 0

@@ -121,6 +121,19 @@ def comparison_figure(
     return _page(title, rows)
 
 
+def contact_sheet(title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
+    """Puts images with captions on one sheet.
+
+    Args:
+      title: a line above all.
+      rows: of (caption, image), each image (H, W, 3) uint8, fitted into a square panel.
+
+    Returns:
+      uint8 (rows, columns, 3).
+    """
+    return _page(title, rows, with_scale=False)
+
+
 def _size(image: np.ndarray) -> str:
     return f"{image.shape[1]} x {image.shape[0]}"
 
@@ -256,12 +269,14 @@ def _fitted(image: np.ndarray, side: int = _PANEL) -> np.ndarray:
     return resize_bicubic(image, size)
 
 
-def _page(title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
-    """Puts captioned panels on paper; the last one, of the confidence, gets its scale."""
+def _page(
+    title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]], *, with_scale: bool = True
+) -> np.ndarray:
+    """Puts captioned panels on paper; below the last one, of the confidence, its scale."""
     fitted = [[(caption, _fitted(panel)) for caption, panel in row] for row in rows]
     heights = [max(panel.shape[0] for _, panel in row) for row in fitted]
     columns = max(map(len, rows))
-    caption_room, scale_room = _CAPTION_SIZE + 8, 44
+    caption_room, scale_room = _CAPTION_SIZE + 8, 44 if with_scale else 0
     height = 2 * _GAP + _TITLE_SIZE + sum(h + caption_room + _GAP for h in heights) + scale_room
     page = Image.new("RGB", (_GAP + columns * (_PANEL + _GAP), height), _PAPER)
     draw = ImageDraw.Draw(page)
@@ -274,6 +289,8 @@ def _page(title: str, rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.nd
             draw.text((left, top), caption, _INK, font=font)
             page.paste(Image.fromarray(panel), (left, top + caption_room))
         top += row_height + caption_room + _GAP
+    if not with_scale:
+        return np.asarray(page)
     ramp = _coloured(np.linspace(0, 1, _PANEL)[None].repeat(12, axis=0))
     page.paste(Image.fromarray(ramp), (left, top - 4))
     draw.text((left, top + 12), "0", _INK, font=font)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from tfcorr.config import HomographySampling, Photometric, SingleImages
@@ -22,6 +21,7 @@ from tfcorr.refsr.homography import (
     warp,
     warped_positions,
 )
+from tfcorr.refsr.photometry import change_photometry
 from tfcorr.refsr.photos import DataError, Pair, PhotoCache, at_least
 from tfcorr.training.samples import Samples
 
@@ -256,42 +256,6 @@ def warped_pair(
         return image, warp(image, matrix, size), matrix
     to_image = orientation_matrix(size, *flips) @ np.array([[1, 0, -x], [0, 1, -y], [0, 0, 1]])
     return image, warp(photo, matrix @ to_image, size), matrix
-
-
-def change_photometry(image: np.ndarray, rng: np.random.Generator, strength: Photometric) -> np.ndarray:
-    """Change brightness, contrast, gamma, colour and sharpness of an image, and add noise, each by chance.
-
-    Args:
-        image: (H, W, 3) float32 in [0, 1].
-        rng: the source of randomness; the number of draws does not depend on which changes happen.
-        strength: ``brightness``, the largest shift; ``contrast``, ``gamma`` and ``colour``, the largest
-            relative change (the last one a channel); ``blur``, the largest standard deviation in pixels;
-            ``noise``, the largest standard deviation.
-
-    Returns:
-        A new array of the same kind, or ``image`` itself if ``strength.probability`` is 0.
-    """
-    if strength.probability == 0:
-        return image
-    happens = rng.random(6) < strength.probability
-    amount = rng.uniform(-1, 1, 3)
-    colour = rng.uniform(-1, 1, 3)
-    blur, noise = rng.random(2)
-    noise_rng = np.random.default_rng(rng.integers(2**63))
-    if happens[0]:
-        image = image + amount[0] * strength.brightness
-    if happens[1]:
-        mean = image.mean()
-        image = (image - mean) * (1 + amount[1] * strength.contrast) + mean
-    if happens[2]:
-        image = np.clip(image, 0, 1) ** np.exp(amount[2] * np.log1p(strength.gamma))
-    if happens[3]:
-        image = image * (1 + colour * strength.colour)
-    if happens[4] and blur * strength.blur > 0.1:
-        image = cv2.GaussianBlur(np.asarray(image, np.float32), (0, 0), blur * strength.blur)
-    if happens[5]:
-        image = image + noise_rng.normal(0, noise * strength.noise, image.shape)
-    return np.clip(image, 0, 1).astype(np.float32)
 
 
 def _unit(image: np.ndarray) -> np.ndarray:

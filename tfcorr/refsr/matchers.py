@@ -16,12 +16,12 @@ import numpy as np
 from tfcorr.config import ConfigError, resolve_data_path
 from tfcorr.errors import TfcorrError
 from tfcorr.imaging import upscale
+from tfcorr.refsr.sift import match_sift, sift_features
 
 STRIDE = 4
 # The pixel at the middle of a cell of 4 pixels.
 _MIDDLE = (STRIDE - 1) / 2
-# SIFT's rule against ambiguous matches (Lowe 2004), and how far a match may speak for a point, in pixels.
-_RATIO = 0.8
+# How far a match of SIFT may speak for a point, in pixels.
 _REACH = 8.0
 
 
@@ -84,7 +84,7 @@ class FeatureMatcher:
 
 
 class SiftMatcher:
-    """SIFT (Lowe 2004) by OpenCV: mutual nearest neighbours that pass the ratio test.
+    """SIFT, see `tfcorr.refsr.sift`.
 
     A point takes the displacement of the matched keypoint nearest to it, and has no answer where the nearest
     one is farther than 8 pixels.
@@ -97,50 +97,12 @@ class SiftMatcher:
         self, small: np.ndarray, reference: np.ndarray, points: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Matcher`."""
-        here, there = sift_matches(upscale(small, STRIDE), reference)
+        here, there = match_sift(sift_features(upscale(small, STRIDE)), sift_features(reference))
         if not len(here):
             return points.copy(), np.zeros(len(points), bool)
         distance = np.linalg.norm(points[:, None] - here[None], axis=-1)
         nearest = distance.argmin(axis=1)
         return points + (there - here)[nearest], distance.min(axis=1) <= _REACH
-
-
-def sift_matches(
-    image: np.ndarray, reference: np.ndarray, *, most: int = 5000
-) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints of two images that SIFT takes for the same.
-
-    Args:
-        image, reference: (H, W, 3) uint8 RGB.
-        most: keypoints of an image, the strongest.
-
-    Returns:
-        Two (n, 2) float64 arrays (y, x), row by row one match.
-    """
-    sift = cv2.SIFT_create(nfeatures=most)
-    (here, mine), (there, theirs) = (
-        sift.detectAndCompute(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), None)
-        for picture in (image, reference)
-    )
-    none = np.empty((0, 2)), np.empty((0, 2))
-    if mine is None or theirs is None or len(mine) < 2 or len(theirs) < 2:
-        return none
-    # Square roots of the histograms: distances by Hellinger's kernel (Arandjelović and Zisserman 2012).
-    mine, theirs = (np.sqrt(one / np.maximum(one.sum(axis=1, keepdims=True), 1e-7)) for one in (mine, theirs))
-    matcher = cv2.BFMatcher(cv2.NORM_L2)
-    forth = {
-        pair[0].queryIdx: pair[0].trainIdx
-        for pair in matcher.knnMatch(mine, theirs, k=2)
-        if pair[0].distance < _RATIO * pair[1].distance
-    }
-    back = {match.queryIdx: match.trainIdx for match in matcher.match(theirs, mine)}
-    kept = [(a, b) for a, b in forth.items() if back[b] == a]
-    if not kept:
-        return none
-    return (
-        np.array([here[a].pt[::-1] for a, _ in kept], np.float64),
-        np.array([there[b].pt[::-1] for _, b in kept], np.float64),
-    )
 
 
 def find_matcher(name: str, weights: Mapping[str, str], data_root: str | None) -> Matcher:

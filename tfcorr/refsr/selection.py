@@ -7,7 +7,7 @@ second one is chosen for what it adds to the first.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -76,15 +76,7 @@ class ReferencePool:
         Returns:
             The choices; none if there is no candidate.
         """
-        small = _reduced_to(to_rgb(low_res, "low_res"), _LONG_SIDE // 4)
-        query = self._model.describe(padded(small, _SMALLEST // 4)[None])
-        scores = {
-            number: keras.ops.convert_to_numpy(
-                match_patches(query, self._descriptors(number), patch_size=PATCH_SIZE).score
-            )
-            for number in range(len(self))
-            if number not in without
-        }
+        scores = self._scores(low_res, [number for number in range(len(self)) if number not in without])
         chosen: list[Choice] = []
         covered = np.float32(-1.0)
         while scores and len(chosen) < count:
@@ -95,6 +87,29 @@ class ReferencePool:
             chosen.append(Choice(best, means[best]))
             covered = np.maximum(covered, scores.pop(best))
         return chosen
+
+    def rate(self, low_res: np.ndarray, numbers: Iterable[int]) -> dict[int, float]:
+        """How well each of some candidates would serve alone.
+
+        Args:
+            low_res: as for `SuperResolver.upscale`.
+            numbers: of the candidates.
+
+        Returns:
+            For each number the mean score in [-1, 1] of the input's patches with this candidate.
+        """
+        return {number: float(score.mean()) for number, score in self._scores(low_res, numbers).items()}
+
+    def _scores(self, low_res: np.ndarray, numbers: Iterable[int]) -> dict[int, np.ndarray]:
+        """The score of each patch of an input with each of some candidates."""
+        small = _reduced_to(to_rgb(low_res, "low_res"), _LONG_SIDE // 4)
+        query = self._model.describe(padded(small, _SMALLEST // 4)[None])
+        return {
+            number: keras.ops.convert_to_numpy(
+                match_patches(query, self._descriptors(number), patch_size=PATCH_SIZE).score
+            )
+            for number in numbers
+        }
 
     def _describe_candidate(self, number: int):
         image = whole_cells(self._images[number].astype(np.float32) / 255, _SMALLEST)
