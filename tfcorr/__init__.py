@@ -2,10 +2,13 @@
 
 `import tfcorr` is cheap: TensorFlow is imported only when a public class is first used.
 
-    from tfcorr import SuperResolver
+    from tfcorr import SemanticMatcher, SuperResolver
 
     upscaler = SuperResolver.from_pretrained()
     image = upscaler.upscale(low_res, reference)
+
+    matcher = SemanticMatcher.from_pretrained()
+    flow = matcher.match(source, target)
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 _EXPORTS = {
+    "SemanticMatcher": "tfcorr.semantic.predictor",
     "SuperResolver": "tfcorr.refsr.predictor",
     "TfcorrError": "tfcorr.errors",
 }
 
-__all__ = ["SuperResolver", "TfcorrError", "__version__"]
+__all__ = ["SemanticMatcher", "SuperResolver", "TfcorrError", "__version__"]
 
 if TYPE_CHECKING:
     from tfcorr.errors import TfcorrError
     from tfcorr.refsr.predictor import SuperResolver
+    from tfcorr.semantic.predictor import SemanticMatcher
 
 
 def __getattr__(name: str):
