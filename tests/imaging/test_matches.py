@@ -11,5 +11,5 @@ def test_points_are_joined_in_the_colour_of_their_trust():
     # The line begins and ends at the points, in green and in red.
     for (y, x), (there_y, there_x), right in ((points[0], matched[0], True), (points[1], matched[1], False)):
         for colour in (sheet[y, x].astype(int), sheet[there_y, there_x + 38].astype(int)):
-            assert (colour[1] > colour[0]) is right
+            assert bool(colour[1] > colour[0]) is right
     assert (sheet[39, 0] == 255).all() and (sheet[0, 0] == 0).all() and (sheet[39, 61] == 128).all()

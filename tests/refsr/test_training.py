@@ -319,6 +319,53 @@ def test_both_stages_from_configuration_to_model_folder(tmp_path, data_root):
         np.testing.assert_array_equal(np.array(a), b)
 
 
+def test_distilled_and_adversarial_stages(tmp_path, data_root):
+    common = {
+        "data_root": str(data_root),
+        "train": {"steps": 2, "batch": 2, "learning_rate": {"initial": 1e-3}, "precision": "float32"},
+    }
+    losses = {"margin": 1.0, "safe_radius": 2.0, "minimum_positions": 1}
+    matcher = {**common, "stage": "matcher", "data": {"images": ["input"], "crop": 32}}
+    folders = {name: {"output": str(tmp_path / name), "run": str(tmp_path / f"run_{name}")} for name in "tsr"}
+    teacher = {**matcher, **folders["t"], "name": "t", "input_side": "image", "loss": losses}
+    student = {
+        **matcher,
+        **folders["s"],
+        "name": "s",
+        "teacher": str(tmp_path / "t"),
+        "loss": {**losses, "distillation_weight": 15.0},
+        "train": {**common["train"], "images_every": 2},
+        "validation": {"images": ["ref"], "count": 2, "every": 2},
+    }
+    for mapping in (teacher, student):
+        train(parse_config(mapping), ["tfcorr"], report=silent)
+    card = find_model(tmp_path / "s", job="correspondence").content
+    assert card["training"]["teacher"]["name"] == "t"
+    lines = [json.loads(line) for line in (tmp_path / "run_s" / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["distillation"] > 0
+
+    restorer = {
+        **common,
+        **folders["r"],
+        "stage": "restorer",
+        "name": "r",
+        "matcher": str(tmp_path / "s"),
+        "model": {"restorer": TINY},
+        "data": {"pairs": [{"input_dir": "input", "reference_dir": "ref"}], "patch": 32, "crop": 32},
+        "loss": {"warmup": 1, "reciprocal": 0.1, "adversarial": {"weight": 1e-3, "features": 2}},
+        "train": {**common["train"], "log_every": 1, "multipliers": {"large/offset_conv": 0.5}},
+    }
+    train(parse_config(restorer), ["tfcorr"], report=silent)
+    lines = [json.loads(line) for line in (tmp_path / "run_r" / "log.jsonl").read_text().splitlines()]
+    first, second = lines
+    assert "adversarial" not in first and {"adversarial", "distance", "penalty"} <= set(second)
+    assert second["learning_rate/large.offset_conv"] == pytest.approx(0.5 * second["learning_rate"])
+    assert second["learning_rate/discriminator"] == second["learning_rate"]
+    assert {"offset_mean/large", "offset_max/medium", "reciprocal", "samples_per_second"} <= set(second)
+    _, card = load_super_resolution(tmp_path / "r")
+    assert card.content["training"]["loss"]["adversarial"]["weight"] == 1e-3
+
+
 def CorrespondenceWeights(folder):
     from tfcorr.refsr.extractor import CorrespondenceNetwork
 
