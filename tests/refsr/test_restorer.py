@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from conftest import hwio, nhwc
 
-from tfcorr.refsr.restorer import RestorationNetwork, RestorerConfig, place_on_grid, preset
+from tfcorr.refsr.restorer import RestorationNetwork, RestorerSizes, place_on_grid, preset
 
 FEATURES = ("relu3_1", "relu2_1", "relu1_1")
 
@@ -46,7 +46,7 @@ def _published_layers(network: RestorationNetwork) -> dict:
 def build_network(arrays) -> RestorationNetwork:
     features, blocks, groups = (int(n) for n in arrays["config"])
     network = RestorationNetwork(
-        RestorerConfig(features=features, content_blocks=blocks, blocks=(blocks,) * 3, deform_groups=groups)
+        RestorerSizes(features=features, content_blocks=blocks, blocks=(blocks,) * 3, deform_groups=groups)
     )
     network.build()
     layers = _published_layers(network)
@@ -109,7 +109,7 @@ def test_published_parameter_counts(name, count):
 def test_offsets_stay_float32_in_mixed_precision():
     import tensorflow as tf
 
-    config = RestorerConfig(features=8, content_blocks=1, blocks=(1, 1, 1), reference_levels=("large",))
+    config = RestorerSizes(features=8, content_blocks=1, blocks=(1, 1, 1), reference_levels=("large",))
     network = RestorationNetwork(config, dtype="mixed_bfloat16")
     # A reference 600 cells wide: bfloat16 would round the coordinate 257 to 256 or 258.
     reference = np.zeros((1, 12, 600, 64), "float32")
@@ -143,6 +143,6 @@ def test_names_of_presets_and_levels_are_checked():
     with pytest.raises(ValueError, match="huge"):
         preset("huge")
     with pytest.raises(ValueError, match="relu9"):
-        RestorerConfig(reference_levels=("relu9",))
+        RestorerSizes(reference_levels=("relu9",))
     with pytest.raises(ValueError, match="3 entries"):
-        RestorerConfig(blocks=(1, 2))
+        RestorerSizes(blocks=(1, 2))

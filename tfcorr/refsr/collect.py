@@ -28,11 +28,11 @@ from tfcorr.errors import TfcorrError
 from tfcorr.imaging import convert_depth, read_image, resize_bicubic, upscale, write_image
 from tfcorr.imaging.errors import ImageError
 from tfcorr.imaging.figure import contact_sheet
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.reports import write_text
 from tfcorr.refsr.selection import ReferencePool
 from tfcorr.refsr.sift import SiftFeatures, epipolar_inliers, match_sift, relative_scale, sift_features
 
-SCALE = 4
 COLUMNS = ("name", "status", "input", "rank", "candidate", "score", "global", "matches", "inliers", "scale")
 FOUND, NOTHING = "found", "nothing similar"
 _STATE = "collect.jsonl"

@@ -13,6 +13,7 @@ import numpy as np
 
 from tfcorr.config import HomographySampling, Photometric, SingleImages
 from tfcorr.imaging.resize import downscale, resize_bicubic, upscale
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.homography import (
     matching_cells,
     orient,
@@ -25,7 +26,6 @@ from tfcorr.refsr.photometry import change_photometry
 from tfcorr.refsr.photos import DataError, Pair, PhotoCache, at_least
 from tfcorr.training.samples import Samples
 
-SCALE = 4
 _IDENTITY = (False, False, False)
 
 

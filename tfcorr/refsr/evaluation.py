@@ -19,10 +19,10 @@ from typing import Protocol
 import numpy as np
 
 from tfcorr.imaging import crop_to_multiple, downscale, evaluate_pair, pad_to_size, rgb_to_y, upscale
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.layouts import NONE, TRUE, Case, check_references
 from tfcorr.refsr.photos import DataError, PhotoCache
 
-SCALE = 4
 BICUBIC = "bicubic"
 PADDINGS = ("none", "published")
 MEASURES = ("psnr_y", "ssim_y")

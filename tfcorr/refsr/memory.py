@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from tfcorr.imaging.tiles import tile_for_budget
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.model import C2Matching
-from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerConfig
+from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerSizes
 
-__all__ = ["MemoryPlan", "available_memory", "is_out_of_memory"]
+__all__ = ["MemoryPlan", "available_memory", "is_out_of_memory", "within_memory"]
 
 SMALLEST_TILE = 32
 SMALLEST_REFERENCE_TILE = 64
@@ -21,6 +23,7 @@ _FLOAT = 4
 # workspace.
 _EXTRACTOR_BYTES = (3 + 64 + 64 + 64) * _FLOAT
 _DESCRIPTOR_WIDTH = 256
+_T = TypeVar("_T")
 _CGROUP = Path("/sys/fs/cgroup")
 
 
@@ -76,11 +79,33 @@ class MemoryPlan:
         return max(64 * 64, self.budget // 4 // self.reference_bytes)
 
 
+def within_memory(plan: MemoryPlan, work: Callable[[MemoryPlan], _T]) -> _T:
+    """Calls `work`, again from the start with half the budget each time that memory runs out.
+
+    Everything of a failed attempt is thrown away: no tile of it can end up in the result.
+
+    Raises:
+        MemoryError: even the smallest tiles are too large.
+    """
+    while True:
+        try:
+            return work(plan)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            smaller = plan.smaller()
+            if smaller is None:
+                raise MemoryError(
+                    "out of memory even with the smallest tiles; smaller references may help"
+                ) from error
+        plan = smaller
+
+
 def _extractor_bytes(height: int, width: int) -> int:
     return height * width * _EXTRACTOR_BYTES
 
 
-def restorer_bytes(config: RestorerConfig) -> int:
+def restorer_bytes(config: RestorerSizes) -> int:
     """Bytes that a restorer takes at its peak for one pixel of its input.
 
     The peak is in one of the levels with a reference, or in the residual blocks of the finest level. What is

@@ -11,7 +11,7 @@ from tfcorr.ops import match_patches
 from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork, FeatureExtractor
 from tfcorr.refsr.gate import flow_agreement
 from tfcorr.refsr.matching import PATCH_SIZE, flow_from_index, l2_normalize, pre_offsets
-from tfcorr.refsr.restorer import PRESETS, RestorationNetwork, RestorerConfig, preset
+from tfcorr.refsr.restorer import PRESETS, RestorationNetwork, RestorerSizes, preset
 
 #: Cells of zeros between two references in one map: learned offsets at a border meet zeros, no neighbour.
 GAP = 4
@@ -101,7 +101,7 @@ class C2Matching(keras.Model):
     """Reference-based x4 super-resolution: C2-Matching (Jiang et al., CVPR 2021).
 
     Args:
-        restorer: ``"full"``, ``"light"``, ``"compact"``, a :class:`RestorerConfig`, or a dict of its fields.
+        restorer: ``"full"``, ``"light"``, ``"compact"``, a :class:`RestorerSizes`, or a dict of its fields.
         reference_features: ``"matcher"`` takes the features that are aggregated from the matcher's own
             reference extractor (nothing to download); ``"vgg19"`` (the paper) from a third extractor, to be
             filled by :func:`tfcorr.refsr.extractor.load_imagenet_weights`.
@@ -135,7 +135,7 @@ class C2Matching(keras.Model):
         if isinstance(restorer, str):
             restorer = preset(restorer)
         elif isinstance(restorer, dict):
-            restorer = RestorerConfig(**restorer)
+            restorer = RestorerSizes(**restorer)
         if gate is not None:
             restorer = replace(restorer, gate=gate)
         self.reference_source = reference_features
@@ -297,7 +297,7 @@ class C2Matching(keras.Model):
         restorer = architecture.get("restorer", "full")
         if isinstance(restorer, dict):
             try:
-                restorer = RestorerConfig(**restorer)
+                restorer = RestorerSizes(**restorer)
             except TypeError as error:
                 raise ValueError(f"architecture.restorer: {error}") from error
         model = cls(restorer, architecture.get("reference_features", "matcher"), gate, **kwargs)

@@ -11,12 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfcorr.errors import InputError
-from tfcorr.imaging import resize_bicubic
-
-# The dtypes that users may give, and the value that stands for 1.
-_PEAKS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
-# ITU-R BT.601: what a colour image looks like in grey.
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+from tfcorr.imaging.picture import Picture
+from tfcorr.imaging.resize import resize_bicubic
 
 
 def to_rgb(image: np.ndarray, name: str) -> np.ndarray:
@@ -27,28 +23,19 @@ def to_rgb(image: np.ndarray, name: str) -> np.ndarray:
             f"{name} has shape {image.shape}, expected (height, width, 3), (height, width, 1) or "
             "(height, width)"
         )
-    peak = _PEAKS.get(image.dtype)
-    if peak is None:
+    if image.dtype not in (np.uint8, np.uint16, np.float32):
         raise InputError(f"{name} has dtype {image.dtype}, expected uint8, uint16, or float32 in [0, 1]")
-    if peak == 1:
+    if image.dtype == np.float32:
         low, high = float(image.min()), float(image.max())
         if not (low >= 0.0 and high <= 1.0):  # false for NaN too
             raise InputError(f"{name} has values from {low:g} to {high:g}, expected float32 in [0, 1]")
-    converted = image.astype(np.float32) / np.float32(peak)
-    if converted.ndim == 2:
-        converted = converted[:, :, None]
-    return np.ascontiguousarray(np.broadcast_to(converted, (*converted.shape[:2], 3)))
+    return np.ascontiguousarray(Picture.from_array(image).to_float())
 
 
 def from_rgb(image: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Converts float32 (H, W, 3) to the dtype and the kind of axes of `like`, rounding and clipping."""
-    if like.ndim == 2 or like.shape[2] == 1:
-        image = image @ _LUMA
-        if like.ndim == 3:
-            image = image[:, :, None]
-    image = np.clip(image, 0.0, 1.0)
-    peak = _PEAKS[like.dtype]
-    return image.astype(np.float32) if peak == 1 else np.rint(image * peak).astype(like.dtype)
+    converted = Picture.from_array(like).with_pixels(image).pixels
+    return converted[:, :, 0] if like.ndim == 2 else converted
 
 
 def padded(image: np.ndarray, smallest: int) -> np.ndarray:

@@ -18,7 +18,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
 
 import keras
 import numpy as np
@@ -27,15 +26,14 @@ from tfcorr.errors import InputError
 from tfcorr.imaging.color import match_low_frequencies
 from tfcorr.imaging.tiles import Canvas, Tile, plan_tiles
 from tfcorr.pretrained import ModelCard, load_super_resolution
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.extractor import FEATURE_WIDTHS
 from tfcorr.refsr.matching import pre_offsets
-from tfcorr.refsr.memory import MemoryPlan, available_memory, is_out_of_memory
+from tfcorr.refsr.memory import MemoryPlan, available_memory, within_memory
 from tfcorr.refsr.model import C2Matching, References
 from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
 
 __all__ = ["PreparedReferences", "SuperResolver", "UpscaleResult"]
-
-SCALE = 4
 
 # The descriptors need 3x3 patches, so 3 cells: 3 pixels of the input, 12 of a reference. Smaller images are
 # continued by their border; a few pixels more give the convolutions something to look at.
@@ -54,7 +52,6 @@ _INPUT_MARGIN = 6
 _OVERLAP = 32
 
 Progress = Callable[[int, int], None]
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -291,7 +288,7 @@ class SuperResolver:
             features = {name: keras.ops.cast(map_, dtype) for name, map_ in state.features.items()}
             return replace(state, features=features)
 
-        state = self._within_memory(work)
+        state = within_memory(self._memory, work)
         return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes, self.model)
 
     def _extract_in_tiles(self, image: np.ndarray, tile: tuple[int, int]) -> dict:
@@ -335,7 +332,7 @@ class SuperResolver:
                 gate = keras.ops.convert_to_numpy(self._gate(matches.score[None], matches.agreement[None]))
             return self._restore_tiles(rgb, references.state, matches, gate, tiles, ticks), matches, gate
 
-        upscaled, matches, gate = self._within_memory(work)
+        upscaled, matches, gate = within_memory(self._memory, work)
         if gate is not None:
             gate = gate[0, :height, :width, 0]
         return upscaled[: SCALE * height, : SCALE * width], matches, gate
@@ -389,25 +386,6 @@ class SuperResolver:
             canvas.add(tile, keras.ops.convert_to_numpy(upscaled)[0])
             ticks.step()
         return canvas.finish()
-
-    def _within_memory(self, work: Callable[[MemoryPlan], _T]) -> _T:
-        """Calls `work`, again from the start with half the budget each time that memory runs out.
-
-        Everything of a failed attempt is thrown away: no tile of it can end up in the result.
-        """
-        plan = self._memory
-        while True:
-            try:
-                return work(plan)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                smaller = plan.smaller()
-                if smaller is None:
-                    raise MemoryError(
-                        "out of memory even with the smallest tiles; smaller references may help"
-                    ) from error
-            plan = smaller
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ LEAKY_SLOPE = 0.1
 
 
 @dataclass(frozen=True)
-class RestorerConfig:
+class RestorerSizes:
     """Sizes of a restoration network; the defaults are the paper's full one.
 
     Attributes:
@@ -63,11 +63,11 @@ class RestorerConfig:
 
 PRESETS = {
     # Table 3: 8,865,547 parameters.
-    "full": RestorerConfig(),
+    "full": RestorerSizes(),
     # Table 4 and supplement C: 4,825,395 parameters.
-    "light": RestorerConfig(blocks=(16, 8, 4), reference_levels=("medium", "large")),
+    "light": RestorerSizes(blocks=(16, 8, 4), reference_levels=("medium", "large")),
     # Ours: light's plan with 590,863 parameters, which a CPU without bfloat16 units trains in an hour.
-    "compact": RestorerConfig(
+    "compact": RestorerSizes(
         features=32,
         content_blocks=8,
         blocks=(4, 4, 1),
@@ -79,7 +79,7 @@ PRESETS = {
 }
 
 
-def preset(name: str) -> RestorerConfig:
+def preset(name: str) -> RestorerSizes:
     """The sizes called ``full``, ``light`` or ``compact``; ValueError for another name."""
     if name not in PRESETS:
         raise ValueError(f"unknown restorer {name!r}; there are {sorted(PRESETS)}")
@@ -218,7 +218,7 @@ class RestorationNetwork(keras.Model):
     """Content path with three levels of aggregated reference texture, added to the upsampled input.
 
     Args:
-        config: Sizes; a :class:`RestorerConfig`, or a dict of its fields.
+        config: Sizes; a :class:`RestorerSizes`, or a dict of its fields.
 
     Call arguments:
         inputs: dict of
@@ -239,9 +239,9 @@ class RestorationNetwork(keras.Model):
         and a dict from the name of each level with a reference to its learned offsets, float32.
     """
 
-    def __init__(self, config: RestorerConfig | dict | None = None, **kwargs):
+    def __init__(self, config: RestorerSizes | dict | None = None, **kwargs):
         super().__init__(autocast=False, **kwargs)
-        self.config = config if isinstance(config, RestorerConfig) else RestorerConfig(**(config or {}))
+        self.config = config if isinstance(config, RestorerSizes) else RestorerSizes(**(config or {}))
         policy = self.dtype_policy
         features = self.config.features
         self.conv_first = _conv(features, "conv_first", dtype=policy)
