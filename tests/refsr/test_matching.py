@@ -3,7 +3,13 @@ import numpy as np
 import pytest
 from conftest import nhwc
 
-from tfcorr.refsr.matching import correspondences, flow_from_index, pre_offsets, refine_offsets
+from tfcorr.refsr.matching import (
+    correspondences,
+    flow_from_index,
+    matched_cells,
+    pre_offsets,
+    refine_offsets,
+)
 
 CASES = ["rand16", "shift256", "ties_tiled", "const_padding", "zero_input_region", "tiny5"]
 
@@ -34,3 +40,17 @@ def test_reference_of_another_size_is_decoded_by_its_own_width():
     flow = keras.ops.convert_to_numpy(flow_from_index(index, 8))
     expected = np.array([[[[0, 0], [1, 4]], [[-1, 5], [2, 4]]]], np.float32)
     np.testing.assert_array_equal(flow, expected)
+
+
+def test_matched_cells_are_those_that_the_middle_point_names():
+    rng = np.random.default_rng(3)
+    feature = rng.normal(size=(2, 7, 9, 3)).astype("float32")
+    offsets = rng.integers(-5, 6, (2, 6, 8, 18)).astype("float32")
+    cells = np.asarray(matched_cells(feature, offsets))
+    expected = np.zeros((2, 6, 8, 3), "float32")
+    for b, y, x in np.ndindex(2, 6, 8):
+        row, column = y + int(offsets[b, y, x, 8]), x + int(offsets[b, y, x, 9])
+        if 0 <= row < 7 and 0 <= column < 9:
+            expected[b, y, x] = feature[b, row, column]
+    assert np.any(expected == 0) and np.any(expected != 0)
+    np.testing.assert_array_equal(cells, expected)

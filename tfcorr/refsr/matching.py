@@ -90,3 +90,27 @@ def refine_offsets(offsets, scale: int):
     if scale == 1:
         return offsets
     return ops.repeat(ops.repeat(offsets * float(scale), scale, axis=1), scale, axis=2)
+
+
+def matched_cells(feature, offsets):
+    """The cell of a reference's map at the matched place of each position.
+
+    Args:
+        feature: (B, Hr, Wr, C), of any float dtype.
+        offsets: float32 (B, H, W, 18), :func:`pre_offsets` in cells of ``feature``; that of the middle kernel
+            point counts, rounded to whole cells.
+
+    Returns:
+        (B, H, W, C), the dtype of ``feature``; zero where a match lies outside.
+    """
+    batch, rows, columns, channels = (ops.shape(feature)[i] for i in range(4))
+    height, width = ops.shape(offsets)[1], ops.shape(offsets)[2]
+    middle = PATCH_SIZE * PATCH_SIZE // 2
+    flow = ops.cast(ops.round(offsets[..., 2 * middle : 2 * middle + 2]), "int32")
+    y = flow[..., 0] + ops.reshape(ops.arange(height, dtype="int32"), (1, -1, 1))
+    x = flow[..., 1] + ops.reshape(ops.arange(width, dtype="int32"), (1, 1, -1))
+    inside = ops.logical_and(ops.logical_and(y >= 0, y < rows), ops.logical_and(x >= 0, x < columns))
+    index = ops.clip(y, 0, rows - 1) * columns + ops.clip(x, 0, columns - 1)
+    index = index + ops.reshape(ops.arange(batch, dtype="int32"), (-1, 1, 1)) * (rows * columns)
+    cells = ops.take(ops.reshape(feature, (-1, channels)), index, axis=0)
+    return cells * ops.cast(ops.expand_dims(inside, -1), feature.dtype)

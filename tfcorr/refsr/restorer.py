@@ -10,7 +10,7 @@ from keras import ops
 from tfcorr.refsr.aggregation import DynamicAggregation
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.gate import ReferenceGate
-from tfcorr.refsr.matching import refine_offsets
+from tfcorr.refsr.matching import matched_cells, refine_offsets
 from tfcorr.refsr.upsampling import Upsampling
 
 #: The three levels, coarse to fine, and the feature of the reference that each may aggregate.
@@ -18,6 +18,9 @@ LEVELS = ("small", "medium", "large")
 LEVEL_FEATURES = {"small": "relu3_1", "medium": "relu2_1", "large": "relu1_1"}
 #: A level's cells for one low-resolution pixel.
 LEVEL_SCALES = {level: 4 // FEATURE_STRIDES[feature] for level, feature in LEVEL_FEATURES.items()}
+
+#: What the offset branch sees of the reference, see :class:`RestorerSizes`.
+CONTEXTS = ("unaligned", "matched")
 
 #: Slope of the leaky rectifiers for what is negative.
 LEAKY_SLOPE = 0.1
@@ -35,6 +38,9 @@ class RestorerSizes:
         offset_widths: Width of the two convolutions in front of each level's offsets, coarse to fine.
         aggregated_widths: Width of the aggregated reference feature of each level, coarse to fine.
         deform_groups: Groups of reference channels with their own offsets.
+        context: Which cell of the reference a level's offset branch sees beside the content: ``unaligned``,
+            the one at the same place (as published), or ``matched``, the one at the matched place, so that
+            the branch can tell how far the match is off and whether it fits at all.
         gate: Whether a :class:`tfcorr.refsr.gate.ReferenceGate` weighs what comes from the reference; the
             published network has none.
     """
@@ -46,6 +52,7 @@ class RestorerSizes:
     offset_widths: tuple[int, int, int] = (256, 128, 64)
     aggregated_widths: tuple[int, int, int] = (256, 128, 64)
     deform_groups: int = 8
+    context: str = "unaligned"
     gate: bool = False
 
     def __post_init__(self):
@@ -59,6 +66,8 @@ class RestorerSizes:
         unknown = set(self.reference_levels) - set(LEVELS)
         if unknown:
             raise ValueError(f"`reference_levels` must be among {LEVELS}, got {sorted(unknown)}")
+        if self.context not in CONTEXTS:
+            raise ValueError(f"`context` must be among {CONTEXTS}, got {self.context!r}")
 
 
 PRESETS = {
@@ -75,6 +84,7 @@ PRESETS = {
         offset_widths=(32, 32, 16),
         aggregated_widths=(32, 32, 32),
         deform_groups=2,
+        context="matched",
     ),
 }
 
@@ -147,10 +157,12 @@ class ReferenceLevel(keras.layers.Layer):
         offset_width: int,
         aggregated_width: int,
         deform_groups: int,
+        context: str = "unaligned",
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
         self.features = features
+        self.context = context
         self.reference_width = reference_width
         policy = self.dtype_policy
         self.aggregated_width = 0
@@ -176,7 +188,10 @@ class ReferenceLevel(keras.layers.Layer):
     def call(self, x, reference=None, pre_offset=None, origin=None, gate=None, return_learned: bool = False):
         fused, learned = x, None
         if self.reference_width is not None:
-            context = place_on_grid(reference, ops.shape(x)[1], ops.shape(x)[2], origin)
+            if self.context == "matched":
+                context = matched_cells(reference, pre_offset)
+            else:
+                context = place_on_grid(reference, ops.shape(x)[1], ops.shape(x)[2], origin)
             hidden = ops.concatenate([x, ops.cast(context, x.dtype)], axis=-1)
             hidden = _leaky_relu(self.offset_conv1(hidden))
             hidden = _leaky_relu(self.offset_conv2(hidden))
@@ -196,8 +211,8 @@ class ReferenceLevel(keras.layers.Layer):
 def place_on_grid(feature, height, width, origin=None):
     """Crops or zero-pads ``feature`` at right and bottom to (height, width), read from ``origin`` on.
 
-    (B, Hr, Wr, C) -> (B, height, width, C). The offset branch sees the reference unaligned, cell beside cell;
-    a tile of an input reads it from the tile's own place, so that the result does not depend on the tiling.
+    (B, Hr, Wr, C) -> (B, height, width, C). The published offset branch sees the reference so, cell beside
+    cell; a tile of an input reads it from the tile's own place, so that the result does not depend on the tiling.
     """
     for axis, size in ((1, height), (2, width)):
         available = ops.shape(feature)[axis]
@@ -260,6 +275,7 @@ class RestorationNetwork(keras.Model):
                 self.config.offset_widths[number],
                 self.config.aggregated_widths[number],
                 self.config.deform_groups,
+                self.config.context,
                 name=level,
                 dtype=policy,
             )
