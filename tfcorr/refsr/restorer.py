@@ -212,7 +212,8 @@ def place_on_grid(feature, height, width, origin=None):
     """Crops or zero-pads ``feature`` at right and bottom to (height, width), read from ``origin`` on.
 
     (B, Hr, Wr, C) -> (B, height, width, C). The published offset branch sees the reference so, cell beside
-    cell; a tile of an input reads it from the tile's own place, so that the result does not depend on the tiling.
+    cell. A tile of an input reads it from the tile's own place, so that the result does not depend on the
+    tiling.
     """
     for axis, size in ((1, height), (2, width)):
         available = ops.shape(feature)[axis]
