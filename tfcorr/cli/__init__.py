@@ -20,7 +20,18 @@ from tfcorr.errors import UsageError
 
 __all__ = ["build_parser", "main"]
 
-COMMANDS = ("super-resolve", "match", "collect", "train", "evaluate", "demo", "bench", "models", "doctor")
+COMMANDS = (
+    "super-resolve",
+    "match",
+    "collect",
+    "train",
+    "evaluate",
+    "export",
+    "demo",
+    "bench",
+    "models",
+    "doctor",
+)
 
 EPILOG = """\
 examples:

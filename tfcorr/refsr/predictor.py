@@ -33,6 +33,9 @@ from tfcorr.refsr.memory import MemoryPlan, available_memory, within_memory
 from tfcorr.refsr.model import C2Matching, References
 from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
 
+if TYPE_CHECKING:
+    from tfcorr.serving.export import Exported
+
 __all__ = ["PreparedReferences", "SuperResolver", "UpscaleResult"]
 
 # The descriptors need 3x3 patches, so 3 cells: 3 pixels of the input, 12 of a reference. Smaller images are
@@ -260,6 +263,24 @@ class SuperResolver:
             self._cached = None  # lets go of the old features before the new ones are made
             self._cached = (key, self._prepare(images))
         return self._cached[1]
+
+    def export(self, folder: str | Path, **options) -> Exported:
+        """Writes the model as a SavedModel, as TFLite or as ONNX.
+
+        Args:
+            folder: what to write.
+            **options: see :func:`tfcorr.serving.export.export_super_resolver`: `format`, `variant`, `size`,
+                `reference_size`, `precision`, `representative`, `limits`, `verify`, `overwrite`.
+
+        Returns:
+            What was written, and how far it is from this predictor.
+
+        Raises:
+            ExportError: options that do not fit together, or a folder that exists.
+        """
+        from tfcorr.serving.export import export_super_resolver
+
+        return export_super_resolver(self, folder, **options)
 
     def _references(self, rgb: np.ndarray, reference) -> PreparedReferences:
         if isinstance(reference, PreparedReferences):

@@ -28,7 +28,7 @@ from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.restorer import LEAKY_SLOPE, LEVEL_FEATURES, LEVEL_SCALES
 from tfcorr.refsr.upsampling import polyphase_weights
 from tfcorr.serving import pixels
-from tfcorr.serving.files import new_folder, write_json
+from tfcorr.serving.files import write_json
 from tfcorr.serving.onnx_graph import Graph
 from tfcorr.serving.pipeline import SMALLEST_INPUT, SMALLEST_REFERENCE
 
@@ -50,29 +50,25 @@ def export_super_resolution(
     size: _Size | None = None,
     reference_size: _Size | None = None,
     information: Mapping | None = None,
-    overwrite: bool = False,
 ) -> None:
     """Writes `model.onnx` and `export.json` into a folder.
 
     Args:
         model: a built model that computes in float32.
-        folder: what to write; parents are made.
+        folder: a new or an empty folder; parents are made.
         size: (height, width) of the input, if it is fixed.
         reference_size: (height, width) of the reference, if it is fixed.
         information: JSON values that are kept beside the graph, and as text in it.
-        overwrite: whether an export that stands there is replaced.
-
-    Raises:
-        ExportError: see :func:`tfcorr.serving.files.check_target`.
     """
     import onnx
 
-    with new_folder(folder, overwrite=overwrite) as part:
-        information = dict(information or {})
-        properties = {name: str(value) for name, value in information.items()}
-        graph = build(model, size=size, reference_size=reference_size, properties=properties)
-        onnx.save(graph, part / MODEL_FILE)
-        write_json(part / "export.json", {**information, "file": MODEL_FILE})
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    information = dict(information or {})
+    properties = {name: str(value) for name, value in information.items()}
+    graph = build(model, size=size, reference_size=reference_size, properties=properties)
+    onnx.save(graph, folder / MODEL_FILE)
+    write_json(folder / "export.json", {**information, "file": MODEL_FILE})
 
 
 def build(

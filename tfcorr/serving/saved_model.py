@@ -24,7 +24,7 @@ from tfcorr.ops import library
 from tfcorr.refsr.model import C2Matching
 from tfcorr.serving import checks, pipeline
 from tfcorr.serving.checks import Limits
-from tfcorr.serving.files import ExportError, new_folder, write_json
+from tfcorr.serving.files import ExportError, write_json
 from tfcorr.serving.warmup import can_write, write_warmup
 
 __all__ = ["VARIANTS", "export_super_resolution", "write_saved_model"]
@@ -45,21 +45,19 @@ def export_super_resolution(
     variant: str = "portable",
     limits: Limits | None = None,
     information: Mapping | None = None,
-    overwrite: bool = False,
 ) -> None:
     """Writes the SavedModel of a super-resolution model.
 
     Args:
         model: a built model that computes in float32.
-        folder: what to write; parents are made.
+        folder: a new or an empty folder; parents are made.
         name: the model's name, for the warm-up requests.
         variant: `"portable"` or `"custom"`, see above.
         limits: what one call takes on.
         information: JSON values that are kept beside the graph (`assets.extra/export.json`).
-        overwrite: whether an export that stands there is replaced.
 
     Raises:
-        ExportError: another variant, or see :func:`tfcorr.serving.files.check_target`.
+        ExportError: another variant.
         tfcorr.ops.OpsUnavailableError: `"custom"` is asked for and the compiled ops cannot be used.
     """
     if variant not in VARIANTS:
@@ -111,7 +109,6 @@ def export_super_resolution(
         implementation=VARIANTS[variant],
         warmup=warmup,
         information=information or {},
-        overwrite=overwrite,
     )
 
 
@@ -124,37 +121,35 @@ def write_saved_model(
     implementation: str,
     warmup: Sequence[tuple[str, Mapping]],
     information: Mapping,
-    overwrite: bool = False,
 ) -> None:
     """Traces functions of tensors and writes them as the signatures of a SavedModel.
 
     Args:
-        folder: what to write.
+        folder: a new or an empty folder.
         functions: name of a signature -> function that returns a dict of tensors, and its inputs.
         variables: all variables that the functions read.
         name: the model's name, for the warm-up requests.
         implementation: `"reference"` or `"custom"`, see :func:`tfcorr.ops.library.using`.
         warmup: see :func:`tfcorr.serving.warmup.write_warmup`; left out where that is not possible.
         information: see :func:`export_super_resolution`.
-        overwrite: see :func:`export_super_resolution`.
 
     Raises:
-        ExportError, OpsUnavailableError: see :func:`export_super_resolution`.
+        tfcorr.ops.OpsUnavailableError: see :func:`export_super_resolution`.
     """
-    with new_folder(folder, overwrite=overwrite) as part:
-        module = tf.Module()
-        module.weights = list(variables)
-        signatures = {}
-        with library.using(implementation):
-            for signature, (function, inputs) in functions.items():
-                traced = tf.function(function, input_signature=inputs, autograph=False)
-                setattr(module, signature, traced)
-                signatures[signature] = traced.get_concrete_function()
-        options = tf.saved_model.SaveOptions(namespace_whitelist=["Tfcorr"])
-        tf.saved_model.save(module, str(part), signatures, options)
-        write_json(part / _INFORMATION_FILE, {**information, "signatures": sorted(signatures)})
-        if can_write():
-            write_warmup(part, name, warmup)
+    folder = Path(folder)
+    module = tf.Module()
+    module.weights = list(variables)
+    signatures = {}
+    with library.using(implementation):
+        for signature, (function, inputs) in functions.items():
+            traced = tf.function(function, input_signature=inputs, autograph=False)
+            setattr(module, signature, traced)
+            signatures[signature] = traced.get_concrete_function()
+    options = tf.saved_model.SaveOptions(namespace_whitelist=["Tfcorr"])
+    tf.saved_model.save(module, str(folder), signatures, options)
+    write_json(folder / _INFORMATION_FILE, {**information, "signatures": sorted(signatures)})
+    if can_write():
+        write_warmup(folder, name, warmup)
 
 
 def _pattern(side: int) -> np.ndarray:
