@@ -144,8 +144,8 @@ def export_super_resolver(
             notes.extend([note] if note else [])
             if difference is not None and precision == "float32" and not difference <= TOLERANCE:
                 raise ExportError(
-                    f"{folder}: not written, since its image of a trial pair is {difference:.2g} away from the "
-                    f"Python prediction, more than {TOLERANCE:g}"
+                    f"{folder}: not written, since its image of a trial pair is {difference:.2g} away from "
+                    f"the Python prediction, more than {TOLERANCE:g}"
                 )
     return Exported(folder, folder_size(folder), difference, tuple(notes))
 
