@@ -34,7 +34,7 @@ CORRESPONDENCE = "correspondence"
 SUPER_RESOLUTION = "super-resolution"
 
 # What may change between two calls for one run.
-_FREE = (
+FREE_KEYS = (
     "output",
     "run",
     "data_root",
@@ -84,7 +84,7 @@ def train(
         lambda start, stop: samples.dataset(start, stop, config.train.workers),
         config.train,
         config.run,
-        config_hash=config_hash(config, _FREE),
+        config_hash=config_hash(config, FREE_KEYS),
         callbacks=lambda state: [Phases(state)] if hasattr(trainer, "phase") else [],
         validation=held_out,
         validate_every=config.validation.every if config.validation else 0,
