@@ -28,7 +28,7 @@ from tfcorr.training.distribution import shared_gradients
 _STRIDE = FEATURE_STRIDES["relu3_1"]
 
 
-class _Trainer(keras.Model):
+class StageTrainer(keras.Model):
     """A stage: one loss over a batch, and means over the batches of an evaluation."""
 
     def __init__(self, measured: tuple[str, ...], **kwargs):
@@ -68,7 +68,7 @@ class _Trainer(keras.Model):
         return {name: mean.result() for name, mean in self._means.items()}
 
 
-class MatcherTrainer(_Trainer):
+class MatcherTrainer(StageTrainer):
     """Trains a contrastive correspondence network with the triplet margin loss (section 3.1, eq. 1 to 3), and
     as a student with a teacher's correlations (section 3.2, eq. 4 to 7).
 
@@ -185,7 +185,7 @@ class MatcherTrainer(_Trainer):
         return {"matches": np.stack(drawn)}
 
 
-class RestorerTrainer(_Trainer):
+class RestorerTrainer(StageTrainer):
     """Trains a restoration network with the mean absolute error (section 3.4, eq. 10); the matcher is fixed.
 
     A step reports ``loss``, ``reconstruction`` (eq. 10) and, over all levels, ``offset_mean`` and
