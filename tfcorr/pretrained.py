@@ -42,6 +42,7 @@ __all__ = [
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "model.weights.h5"
 SUPER_RESOLUTION = "super-resolution"
+SINGLE_IMAGE = "single-image-super-resolution"
 
 _CARD_LIMIT = 1 << 20  # bytes; a card is a page of text, anything larger is not one
 _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}

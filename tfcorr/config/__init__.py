@@ -54,7 +54,10 @@ from tfcorr.config.refsr import (
     RestorerData,
     RestorerLoss,
     RestorerValidation,
+    SingleImageConfig,
+    SingleImageData,
     SingleImages,
+    SingleImageValidation,
 )
 from tfcorr.config.semantic import SemanticConfig, SemanticEvaluateConfig
 
@@ -84,6 +87,9 @@ __all__ = [
     "RobustnessConfig",
     "SemanticConfig",
     "SemanticEvaluateConfig",
+    "SingleImageConfig",
+    "SingleImageData",
+    "SingleImageValidation",
     "SingleImages",
     "STAGES",
     "Training",

@@ -229,4 +229,49 @@ class RestorerConfig:
     data_licences: dict[str, str] = field(default_factory=dict)
 
 
-STAGES: dict[str, type] = {"matcher": MatcherConfig, "restorer": RestorerConfig}
+@dataclass(frozen=True)
+class SingleImageData:
+    """Photos for the single-image network; ``crop`` is the side of the sharp crop."""
+
+    images: tuple[str, ...]
+    exclude: tuple[PhotoRule, ...] = ()
+    crop: int = at_least(4, 128)
+
+
+@dataclass(frozen=True)
+class SingleImageValidation:
+    """Held-out photos, of which the middle square of ``crop`` pixels is measured."""
+
+    images: tuple[str, ...]
+    only: tuple[PhotoRule, ...] = ()
+    crop: int = at_least(16, 256)
+    count: int = at_least(1, 16)
+    every: int = at_least(1, 250)
+
+
+@dataclass(frozen=True)
+class SingleImageConfig:
+    """The yardstick: a single-image network without references (not in the paper). ``model`` holds its sizes,
+    see `tfcorr.refsr.single_image.SingleImageNetwork`."""
+
+    COMMAND: ClassVar[str] = "train"
+    RUNNER: ClassVar[str] = "tfcorr.refsr.single_image_stage:train"
+
+    stage: Literal["single_image"]
+    name: str
+    output: str
+    run: str
+    data: SingleImageData
+    train: Training
+    validation: SingleImageValidation | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    data_root: str | None = None
+    licence: str = "research use"
+    data_licences: dict[str, str] = field(default_factory=dict)
+
+
+STAGES: dict[str, type] = {
+    "matcher": MatcherConfig,
+    "restorer": RestorerConfig,
+    "single_image": SingleImageConfig,
+}
