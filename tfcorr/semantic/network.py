@@ -368,7 +368,7 @@ def head_from_architecture(architecture: Mapping[str, Any]) -> Head:
         raise ValueError(f"architecture.kind must be one of {sorted(kinds)}, got {kind!r}")
     try:
         head = kinds[kind](**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"architecture: {error}") from error
     head.build()
     return head
