@@ -300,10 +300,13 @@ def _restore(g: Graph, restorer, image: str, features: dict, offsets: str, gate:
         if layer.reference_width is not None:
             reference = features[LEVEL_FEATURES[name]]
             height, width = g.size(x, 2), g.size(x, 3)
-            hidden = g.op("Concat", x, g.on_grid(reference, height, width), axis=1)
-            hidden = activated(_layer(g, hidden, layer.offset_conv1))
-            hidden = activated(_layer(g, hidden, layer.offset_conv2))
             finer = g.repeat(g.mul(offsets, g.constant(float(scale))), scale)
+            if layer.context == "matched":
+                context = _matched_cells(g, reference, finer)
+            else:
+                context = g.on_grid(reference, height, width)
+            hidden = activated(_layer(g, g.op("Concat", x, context, axis=1), layer.offset_conv1))
+            hidden = activated(_layer(g, hidden, layer.offset_conv2))
             aggregated = activated(_aggregate(g, layer.dyn_agg, reference, hidden, finer))
             if gate is not None:
                 aggregated = g.mul(aggregated, g.repeat(gate, scale))
@@ -325,6 +328,27 @@ def _restore(g: Graph, restorer, image: str, features: dict, offsets: str, gate:
     weights = polyphase_weights(_SCALE, "bilinear")
     enlarged = g.upsample(g.upsample(image, 2, weights), 3, weights)
     return g.add(_layer(g, x, restorer.tail_large2), enlarged)
+
+
+def _matched_cells(g: Graph, reference: str, offsets: str) -> str:
+    """:func:`tfcorr.refsr.matching.matched_cells`: (1, C, h, w)."""
+    middle = _POINTS // 2
+    flow = g.op("Round", g.slice(offsets, 1, 2 * middle, 2 * middle + 2))
+    flow = g.op("Squeeze", g.op("Cast", flow, to=7), g.integer([0]))
+    # A ring of zeros around is what matches outside read.
+    ringed = g.pad(reference, [2, 3], [1, 1, 1, 1])
+    here = [
+        g.op("Unsqueeze", g.range(g.size(offsets, 2)), g.integer([1])),
+        g.range(g.size(offsets, 3)),
+    ]
+    places = []
+    for number, axis in enumerate((2, 3)):
+        place = g.add(g.take(flow, g.integer(number), 0), here[number])
+        place = g.op("Min", g.op("Max", place, g.integer(-1)), g.size(reference, axis))
+        places.append(g.add(place, g.integer(1)))
+    index = g.add(g.mul(places[0], g.size(ringed, 3)), places[1])
+    cells = g.take(g.reshape(ringed, g.size(ringed, 1), -1), index, 1)
+    return g.op("Unsqueeze", cells, g.integer([0]))
 
 
 def _aggregate(g: Graph, layer, reference: str, hidden: str, pre_offset: str) -> str:
