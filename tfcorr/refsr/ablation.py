@@ -7,8 +7,9 @@ from pathlib import Path
 
 import tfcorr
 from tfcorr.config import AblationConfig, ConfigError
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.benchmark import find_contenders
-from tfcorr.refsr.evaluation import SCALE, Contender, Statistic, evaluate, row_labels
+from tfcorr.refsr.evaluation import Contender, Statistic, evaluate, row_labels
 from tfcorr.refsr.figures import ContactSheets
 from tfcorr.refsr.layouts import TRUE, find_cases, list_digest
 from tfcorr.refsr.plots import bars, write_plot

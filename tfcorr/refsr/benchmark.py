@@ -9,15 +9,14 @@ from typing import Any
 import tfcorr
 from tfcorr.config import EvaluateConfig
 from tfcorr.errors import TfcorrError
-from tfcorr.pretrained import WEIGHTS_FILE, ModelCard, find_model, verify
-from tfcorr.refsr.evaluation import SCALE, Contender, ScoreCache, evaluate
+from tfcorr.pretrained import SINGLE_IMAGE, SUPER_RESOLUTION, WEIGHTS_FILE, ModelCard, find_model, verify
+from tfcorr.refsr import SCALE
+from tfcorr.refsr.evaluation import Contender, ScoreCache, evaluate
 from tfcorr.refsr.figures import ContactSheets
 from tfcorr.refsr.layouts import NONE, find_cases, list_digest
 from tfcorr.refsr.plots import bars, write_plot
 from tfcorr.refsr.reports import benchmark_markdown, benchmark_table, write_report
 from tfcorr.refsr.sizes import parameter_count
-
-SUPER_RESOLUTION, SINGLE_IMAGE = "super-resolution", "single-image-super-resolution"
 
 
 def run(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[dict, str]:

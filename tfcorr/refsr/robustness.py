@@ -20,8 +20,9 @@ import numpy as np
 import tfcorr
 from tfcorr.config import ConfigError, RobustnessConfig
 from tfcorr.imaging import downscale, evaluate_pair, upscale
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.benchmark import find_contenders
-from tfcorr.refsr.evaluation import SCALE, Contender, ScoreCache, Statistic, texture_strength, textured
+from tfcorr.refsr.evaluation import Contender, ScoreCache, Statistic, texture_strength, textured
 from tfcorr.refsr.homography import scaled_and_turned
 from tfcorr.refsr.layouts import TRUE
 from tfcorr.refsr.matchers import Matcher, find_matcher, inner_points

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from tfcorr.imaging import crop_to_multiple, downscale
-from tfcorr.refsr.evaluation import SCALE
+from tfcorr.refsr import SCALE
 from tfcorr.refsr.layouts import UNRELATED, Case, check_references
 from tfcorr.refsr.photos import DataError, PhotoCache
 
