@@ -157,9 +157,10 @@ class StudentLoss:
 @dataclass(frozen=True)
 class StudentStage:
     """Distillation (section 3.3). ``steps_per_round`` is the length of a round of algorithm 1, by default
-    one pass over the pairs. ``flip`` mirrors half of the pairs. ``model`` goes to
-    `tfcorr.semantic.network.MatchingHead`; ``from_teacher`` starts from the teacher's adaptation layers
-    instead of random ones."""
+    one pass over the pairs. ``flip`` mirrors half of the pairs; ``jitter`` changes their colours and
+    ``affine`` warps the source (as `Warps.affine`; direction t2s only), both not with cached features.
+    ``model`` goes to `tfcorr.semantic.network.MatchingHead`; ``from_teacher`` starts from the teacher's
+    adaptation layers instead of random ones."""
 
     train: Training
     model: dict[str, Any] = field(default_factory=dict)
@@ -167,6 +168,8 @@ class StudentStage:
     directions: tuple[Literal["t2s", "s2t"], ...] = ("t2s",)
     steps_per_round: int | None = at_least(1, None)
     flip: bool = True
+    jitter: ColourJitter | None = None
+    affine: float = at_least(0.0, 0.0)
     from_teacher: bool = False
 
 
@@ -216,10 +219,10 @@ class SemanticConfig:
 
     ``stage`` says how much of it runs: ``semantic`` all, or one part of it, which finds those before it in
     ``run``. ``backbone``, ``backbone_weights`` and ``backbone_arguments`` are the arguments of
-    `tfcorr.backbones.backbone`; a file of weights lies below the data root. Images are resized to ``size`` x ``size`` pixels. With ``cache_features`` the
-    backbone sees each photograph (and its mirror image) once. ``teacher_model``, a teacher's model folder,
-    stands in for the teacher's training, as in ablations. ``licence``, of the weights, and
-    ``data_licences`` are for the models' cards.
+    `tfcorr.backbones.backbone`; a file of weights lies below the data root. Images are resized to ``size`` x
+    ``size`` pixels. With ``cache_features`` the backbone sees each photograph (and its mirror image) once.
+    ``teacher_model``, a teacher's model folder, stands in for the teacher's training, as in ablations.
+    ``licence``, of the weights, and ``data_licences`` are for the models' cards.
     """
 
     COMMAND: ClassVar[str] = "train"

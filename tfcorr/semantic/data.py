@@ -26,7 +26,16 @@ from tfcorr.semantic.features import (
 from tfcorr.semantic.hypotheses import DIRECTIONS
 from tfcorr.semantic.keypoints import keypoint_flow
 from tfcorr.semantic.records import Records
-from tfcorr.semantic.synthetic import change_colours, flip_flow, random_pair
+from tfcorr.semantic.synthetic import (
+    affine_places,
+    change_colours,
+    flip_flow,
+    identity_places,
+    moved_source,
+    random_affine,
+    random_pair,
+    warp,
+)
 from tfcorr.training.photos import DataError, PhotoCache
 from tfcorr.training.samples import Samples
 
@@ -250,7 +259,10 @@ class DistillationSamples(Samples):
         hypotheses: their records.
         directions: trained ones.
         batch, seed, augment: see `Samples`.
-        flip: mirror half of the pairs (only with ``augment``).
+        flip: mirror half of the pairs. This and the following only with ``augment``.
+        jitter: change the images' colours; needs images as inputs, as the next does.
+        affine: deviation of a random affine warp of the source, which leaves the target's cells, and so the
+            variances, where they are. Matches that it moves out of the source get no confidence (published).
     """
 
     def __init__(
@@ -263,15 +275,43 @@ class DistillationSamples(Samples):
         seed: int,
         augment: bool = True,
         flip: bool = True,
+        jitter: ColourJitter | None = None,
+        affine: float = 0.0,
     ):
         super().__init__(range(len(inputs.pairs)), batch, seed, augment)
+        if (jitter or affine) and inputs.cache is not None:
+            raise DataError("jitter and affine need images; they do not go with cache_features")
+        if affine and tuple(directions) != DIRECTIONS[:1]:
+            raise DataError(f"affine: only for direction {DIRECTIONS[0]}, got {', '.join(directions)}")
         self.inputs = inputs
         self.hypotheses = hypotheses
         self.directions = directions
         self.flip = flip
+        self.jitter = jitter
+        self.affine = affine
 
     def sample(self, item: int, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
-        return self._of(item, bool(self.augment and self.flip and rng.random() < 0.5))
+        if not self.augment:
+            return self._of(item, False)
+        sample = self._of(item, bool(self.flip and rng.random() < 0.5))
+        if sample is None:
+            return None
+        if self.affine:
+            self._warp_source(sample, random_affine(rng, self.affine))
+        if self.jitter:
+            for role in ROLES:
+                colours = np.rint(sample[role] * 255).astype(np.uint8)
+                sample[role] = change_colours(colours, rng, self.jitter).astype(np.float32) / np.float32(255)
+        return sample
+
+    def _warp_source(self, sample: dict[str, np.ndarray], matrix: np.ndarray) -> None:
+        size = self.inputs.size
+        sample["source"] = warp(sample["source"], affine_places(matrix, identity_places(size, size)))
+        flows = moved_source(sample["flows_t2s"], matrix)
+        places = flows + identity_places(*flows.shape[-3:-1])
+        inside = np.all(np.abs(places) <= 1, axis=-1, keepdims=True)
+        sample["flows_t2s"] = flows.astype(np.float32)
+        sample["confidence_t2s"] = sample["confidence_t2s"] * inside
 
     def _of(self, item: int, flip: bool) -> dict[str, np.ndarray] | None:
         sample = self.inputs.one(item, flip)
@@ -290,7 +330,7 @@ class DistillationSamples(Samples):
         return sample
 
     def every_pair(self) -> Iterator[dict[str, np.ndarray]]:
-        """Batches of all pairs that can be read, each once and in their order, as they are: for the E-step."""
+        """Batches of all pairs that can be read, each once, in order, as they are: for the E-step."""
         for first in range(0, len(self.items), self.batch_size):
             found = [self._of(item, False) for item in self.items[first : first + self.batch_size]]
             rows = [row for row in found if row is not None]

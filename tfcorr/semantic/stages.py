@@ -400,6 +400,8 @@ class _Regime:
                 seed=stage.train.seed,
                 augment=augment,
                 flip=stage.flip,
+                jitter=stage.jitter,
+                affine=stage.affine,
             )
 
         cached = self.config.cache_features
