@@ -37,7 +37,8 @@ class LearningRate:
 class Training:
     """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their
     path. ``distribute`` divides each batch: ``mirrored`` among ``devices`` of this machine (all GPUs; without
-    one, that many parts of the CPU), ``workers`` among the machines that ``TF_CONFIG`` names."""
+    one, that many parts of the CPU), ``workers`` among the machines that ``TF_CONFIG`` names.
+    ``profile_steps`` steps are profiled for TensorBoard, once a run."""
 
     steps: int = at_least(1)
     batch: int = at_least(1)
@@ -51,6 +52,7 @@ class Training:
     log_every: int = at_least(1, 20)
     checkpoint_every: int = at_least(1, 200)
     images_every: int = at_least(0, 0)
+    profile_steps: int = at_least(0, 2)
     max_offset: float = 100.0
     workers: int = at_least(1, 2)
     threads: int | None = at_least(1, None)

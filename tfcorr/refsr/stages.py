@@ -29,6 +29,7 @@ from tfcorr.training.loop import prepare, run_fit
 from tfcorr.training.model_folder import portable_command, write_card, write_weights
 from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.samples import Samples
+from tfcorr.training.tensorboard import flattened
 
 CORRESPONDENCE = "correspondence"
 SUPER_RESOLUTION = "super-resolution"
@@ -44,6 +45,7 @@ FREE_KEYS = (
     "train.log_every",
     "train.checkpoint_every",
     "train.images_every",
+    "train.profile_steps",
     "train.workers",
     "train.threads",
     "train.distribute",
@@ -90,6 +92,7 @@ def train(
         validate_every=config.validation.every if config.validation else 0,
         metric="accuracy" if config.stage == "matcher" else "psnr_y",
         images=_pictures(trainer, held_out),
+        parameters=flattened(config),
         report=report,
     )
     for path, reason in stage.bad.items():

@@ -165,7 +165,7 @@ class Log(keras.callbacks.Callback):
         self.report = report
         self._window: list[dict[str, float]] = []
         self._since = state.seconds
-        self._writer = self._open(folder)
+        self.writer = self._open(folder)
 
     def _open(self, folder: Path):
         import tensorflow as tf
@@ -173,7 +173,7 @@ class Log(keras.callbacks.Callback):
         try:
             writer = tf.summary.create_file_writer(str(folder / "tensorboard"))
             with writer.as_default(step=0):
-                tf.summary.text("config", self.state.config)
+                tf.summary.text("run/config", self.state.config)
         except Exception as error:  # TBNotInstalledError, whose module is private.
             if type(error).__name__ != "TBNotInstalledError":
                 raise
@@ -223,23 +223,23 @@ class Log(keras.callbacks.Callback):
                 **values,
             }
             file.write(json.dumps(line) + "\n")
-        if self._writer:
-            with self._writer.as_default(step=self.state.step):
+        if self.writer:
+            with self.writer.as_default(step=self.state.step):
                 for name, value in values.items():
                     tf.summary.scalar(f"{group}/{name}", value)
 
     def _write_images(self):
         import tensorflow as tf
 
-        if self._writer:
-            with self._writer.as_default(step=self.state.step):
+        if self.writer:
+            with self.writer.as_default(step=self.state.step):
                 for name, value in self.images().items():
                     tf.summary.image(name, value, max_outputs=4)
 
     def on_train_end(self, logs=None):
         self.flush()
-        if self._writer:
-            self._writer.flush()
+        if self.writer:
+            self.writer.flush()
 
 
 def is_maximum(name: str) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from tfcorr.training.distribution import (
     prepare_devices,
 )
 from tfcorr.training.optimizer import make_optimizer
+from tfcorr.training.tensorboard import tensorboard_callbacks
 
 
 def choose_precision(precision: str) -> str:
@@ -75,6 +76,7 @@ def run_fit(
     validate_every: int = 0,
     metric: str = "",
     images: Callable[[], dict[str, Any]] | None = None,
+    parameters: Mapping[str, Any] | None = None,
     report: Callable[[str], None] = print,
 ) -> RunState:
     """Train to the last step, from the folder's checkpoint if there is one.
@@ -96,6 +98,7 @@ def run_fit(
         validate_every: steps.
         metric: of the validation, larger is better.
         images: pictures for TensorBoard.
+        parameters: the configuration for TensorBoard, see `tfcorr.training.tensorboard.flattened`.
         report: prints a line.
 
     Returns:
@@ -139,7 +142,11 @@ def run_fit(
                 report=report,
             )
         listed = [Clock(state), DivergenceGuard(state, settings.max_offset)]
-        listed += [log] if log else []
+        if log:
+            listed.append(log)
+            listed += tensorboard_callbacks(
+                log, folder, profile_steps=settings.profile_steps, parameters=parameters, report=report
+            )
         listed += callbacks(state) if callbacks else []
         if validation is not None:
             measure = Validation(
