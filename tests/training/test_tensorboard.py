@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfcorr.config import LearningRate, Training
 from tfcorr.training.loop import run_fit
-from tfcorr.training.tensorboard import PROFILE_AFTER, flattened, write_evaluation
+from tfcorr.training.tensorboard import PROFILE_AFTER, flattened, means, write_evaluation
 
 pytest.importorskip("tensorboard")
 STEPS = PROFILE_AFTER + 4
@@ -165,6 +165,15 @@ def test_evaluation(tmp_path):
     assert "evaluation/albums/bad" not in found.Tags()["tensors"]
     write_evaluation(tmp_path / "markdown", "x", "| a |\n| --- |", {})
     assert text(read(tmp_path / "markdown"), "evaluation/x") == "| a |\n| --- |"
+
+
+def test_means():
+    result = {
+        "summary": {"true": {"psnr": {"mean": 30.0, "error": 0.1}}},
+        "images": [{"mean": 1.0}],
+        "mean": "no",
+    }
+    assert means(result) == {"summary/true/psnr": 30.0}
 
 
 def test_flattened():

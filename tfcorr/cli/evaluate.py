@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from pathlib import Path
 
 from tfcorr.cli.arguments import add_config
 from tfcorr.cli.messages import start_tensorflow
@@ -57,9 +58,13 @@ def run(args: argparse.Namespace) -> int:
             raise UsageError(f"--figures: stage {config.stage} has none")
         config = dataclasses.replace(config, figures=args.figures)
     start_tensorflow()
+    from tfcorr.training.tensorboard import means, write_evaluation
+
     result, table = runner(config)(config, report=lambda line: print(line, flush=True))
     print(table)
     print(f"written to {config.output}")
+    output = Path(config.output)
+    write_evaluation(output.with_suffix("") / "tensorboard", output.stem, table, means(result))
     skipped = result.get("skipped", {})
     for reason in skipped.values():
         print(f"skipped: {reason}")

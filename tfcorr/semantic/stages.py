@@ -58,16 +58,25 @@ from tfcorr.semantic.teacher import TeacherHead
 from tfcorr.semantic.training import DistillationTrainer, EStep, TeacherTrainer
 from tfcorr.training.callbacks import RunState
 from tfcorr.training.loop import prepare, run_fit
-from tfcorr.training.model_folder import portable_command
+from tfcorr.training.model_folder import portable_command, write_card
 from tfcorr.training.photos import DataError, PhotoCache
 from tfcorr.training.samples import Samples
+from tfcorr.training.tensorboard import flattened
 
 __all__ = ["train"]
 
 # What may change between two calls for one run.
 _FREE = tuple(
     f"train.{name}"
-    for name in ("max_minutes", "log_every", "checkpoint_every", "images_every", "workers", "threads")
+    for name in (
+        "max_minutes",
+        "log_every",
+        "checkpoint_every",
+        "images_every",
+        "profile_steps",
+        "workers",
+        "threads",
+    )
 )
 _KEPT_PHOTOS = 1000
 
@@ -212,6 +221,7 @@ class _Regime:
             validation=self._validation(cached, settings.batch),
             validate_every=held_out.every if held_out else 0,
             metric="pck",
+            parameters=flattened(self.config),
             report=self.report,
             **({"callbacks": callbacks} if callbacks else {}),
         )
@@ -439,7 +449,7 @@ class _Regime:
     def evaluate(self) -> dict[str, float]:
         """Measures the student, and what the configuration names beside it."""
         from tfcorr.imaging.files import write_bytes
-        from tfcorr.semantic.evaluation import run_evaluation, table
+        from tfcorr.semantic.evaluation import headline, run_evaluation, table
 
         result = run_evaluation(
             self.config.evaluation,
@@ -451,12 +461,11 @@ class _Regime:
         )
         write_bytes(self.run / "evaluation.json", (json.dumps(result, indent=2) + "\n").encode())
         self.report(table(result))
-        return {
-            f"{name} {method} pck@{alpha}": values["per_pair"]
-            for name, part in result["benchmarks"].items()
-            for method, scores in part["methods"].items()
-            for alpha, values in scores["pck"].items()
-        }
+        scores = headline(result)
+        card = read_card(self.config.output).content
+        card["metrics"]["evaluation"] = scores
+        write_card(Path(self.config.output), card)
+        return scores
 
 
 def _digest(*parts: Any) -> str:

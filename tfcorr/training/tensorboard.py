@@ -27,7 +27,7 @@ import keras
 
 from tfcorr.training.callbacks import Log, RunState
 
-__all__ = ["Graph", "Profile", "Tables", "flattened", "tensorboard_callbacks", "write_evaluation"]
+__all__ = ["Graph", "Profile", "Tables", "flattened", "means", "tensorboard_callbacks", "write_evaluation"]
 
 PROFILE_AFTER = 10
 """Steps before the profile: the first ones trace, allocate and fill buffers."""
@@ -258,6 +258,22 @@ def write_evaluation(
                 tf.summary.scalar(f"evaluation/{name}/{key}", value)
     writer.close()
     return True
+
+
+def means(result: Mapping[str, Any]) -> dict[str, float]:
+    """The means in the result of an evaluation: the path of each, joined by slashes -> value."""
+    found: dict[str, float] = {}
+
+    def collect(node: Any, path: tuple[str, ...]) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                if key == "mean" and isinstance(value, (int, float)):
+                    found["/".join(path)] = float(value)
+                else:
+                    collect(value, (*path, str(key)))
+
+    collect(result, ())
+    return found
 
 
 def _table(header: tuple[str, str], rows: Any) -> str:
