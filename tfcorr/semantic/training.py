@@ -28,7 +28,7 @@ from tfcorr.semantic.reweighting import (
 from tfcorr.semantic.teacher import TeacherHead, divergence_from_prior
 from tfcorr.training.callbacks import LAST, RunState
 from tfcorr.training.checkpoint import save_checkpoint
-from tfcorr.training.distribution import shared_gradients
+from tfcorr.training.trainer import StageTrainer
 
 DIRECTIONS = ("t2s", "s2t")
 
@@ -49,58 +49,34 @@ class VarianceSource(Protocol):
         """Makes a written version durable and readable; those before the last one may go."""
 
 
-class _Trainer(keras.Model):
-    """A network, one loss over a batch, and means over the batches of an evaluation against true flows."""
+class _FlowTrainer(StageTrainer):
+    """A network whose flow is measured against the truth.
+
+    Held-out batches have ``flow`` and ``valid`` beside the pair, as those of `TeacherTrainer`. ``loss`` is
+    the squared error, ``epe`` the mean end-point error in units of the flow, ``pck`` the share of cells
+    within `RIGHT_WITHIN`; all over the valid cells. A probabilistic teacher is measured at the mean of its
+    attention.
+    """
 
     def __init__(self, network: keras.Model, **kwargs):
-        super().__init__(**kwargs)
+        super().__init__(("loss", "epe", "pck"), **kwargs)
         self.network = network
-        self._means = {name: keras.metrics.Mean(name=name) for name in ("loss", "epe", "pck")}
 
-    def build(self, input_shape=None):
-        # The network came built; `fit` would otherwise look for shapes to build it from.
-        self.built = True
+    def call(self, inputs, training=None):
+        return self.network(inputs, training=training)
 
-    @property
-    def metrics(self):
-        return list(self._means.values())
-
-    def call(self, inputs, training=None, samples: int | None = None, seed=None):
-        draws = {} if samples is None else {"samples": samples, "seed": seed}
-        return self.network(inputs, training=training, **draws)
-
-    def losses_of(self, data, training: bool) -> dict:
-        """Scalars of a batch by name; ``loss`` is what is minimised."""
-        raise NotImplementedError
-
-    def train_step(self, data):
-        # A dataset gives the dictionary itself, `train_on_batch` and arrays wrap it in a tuple.
-        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
-        with tf.GradientTape() as tape:
-            values = self.losses_of(data, training=True)
-        variables = self.trainable_variables
-        gradients = tape.gradient(values["loss"], variables)
-        self.optimizer.apply(shared_gradients(gradients), variables)
-        return values
-
-    def test_step(self, data):
-        """Takes ``flow`` and ``valid`` beside the pair, as `TeacherTrainer` does.
-
-        ``loss`` is the squared error, ``epe`` the mean end-point error in units of the flow, ``pck`` the
-        share of cells within `RIGHT_WITHIN`; all over the valid cells. A probabilistic teacher is measured at
-        the mean of its attention.
-        """
-        data, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+    def measures_of(self, data):
         error = ops.square(self(data, training=False)["flow_t2s"] - data["flow"])
         distance = ops.sqrt(ops.sum(error, axis=-1, keepdims=True))
         right = ops.cast(distance <= RIGHT_WITHIN, "float32")
-        weight = ops.sum(ops.cast(data["valid"], "float32"))
-        for name, values in (("loss", error), ("epe", distance), ("pck", right)):
-            self._means[name].update_state(cell_mean(values, data["valid"]), sample_weight=weight)
-        return {name: mean.result() for name, mean in self._means.items()}
+        measured = {"loss": error, "epe": distance, "pck": right}
+        return {name: cell_mean(values, data["valid"]) for name, values in measured.items()}
+
+    def weight_of(self, data):
+        return ops.sum(ops.cast(data["valid"], "float32"))
 
 
-class TeacherTrainer(_Trainer):
+class TeacherTrainer(_FlowTrainer):
     """Trains a teacher on pairs whose flow is known (section 3.2, 1; eq. 2).
 
     A step reports ``loss`` and its parts ``flow``, ``smoothness`` and ``divergence``. Draws of attention
@@ -145,7 +121,7 @@ class TeacherTrainer(_Trainer):
         if training and isinstance(self.network.head, TeacherHead):
             step = ops.cast(self.optimizer.iterations, "int32")
             options = {"samples": self.samples, "seed": ops.stack([ops.cast(self.seed, "int32"), step])}
-        found = self(data, training=training, **options)
+        found = self.network(data, training=training, **options)
         divergence = None
         if "mean" in found:
             divergence = divergence_from_prior(found["mean"], found["variance"])
@@ -161,7 +137,7 @@ class TeacherTrainer(_Trainer):
         )
 
 
-class DistillationTrainer(_Trainer):
+class DistillationTrainer(_FlowTrainer):
     """Trains a student on the teacher's hypotheses (eq. 4 with eq. 7): the M-step of algorithm 1.
 
     In the first round all weights are 1; later they come from eq. 3 with the variances of the store. `EStep`
