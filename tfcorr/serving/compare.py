@@ -1,0 +1,287 @@
+"""What each format and precision of an export costs: file size, time, memory, and decibels lost.
+
+    python -m tfcorr.serving.compare c2-compact --sample docs/sample --representative photos/ --work exports/
+
+Exports the model in every format (those that stand in `--work` already are taken as they are), runs each in a
+process of its own on the sample pairs, and prints a table. A sample is a folder with `low_res.png`,
+`reference.png` and `ground_truth.png`. Quality is PSNR of the Y channel by the protocol of the literature,
+its loss against the Python prediction in float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from tfcorr.bench.measure import peak_memory_growth
+from tfcorr.cli.arguments import positive_int
+
+__all__ = ["Contestant", "Measured", "compare", "main"]
+
+PYTHON = "python"
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """One way to run a model.
+
+    Attributes:
+        name: its row in the table, and its folder.
+        options: for :func:`tfcorr.serving.export.export_super_resolver`.
+        fixed: whether it is exported for the sizes of the first sample.
+    """
+
+    name: str
+    options: dict
+    fixed: bool = False
+
+
+CONTESTANTS = (
+    Contestant("saved_model", {}),
+    Contestant("saved_model-custom", {"variant": "custom"}),
+    Contestant("onnx", {"format": "onnx"}),
+    Contestant("tflite-float32", {"format": "tflite"}),
+    Contestant("tflite-float32-fixed", {"format": "tflite"}, fixed=True),
+    Contestant("tflite-float16", {"format": "tflite", "precision": "float16"}),
+    Contestant("tflite-int8-dynamic", {"format": "tflite", "precision": "int8-dynamic"}),
+    Contestant("tflite-int8", {"format": "tflite", "precision": "int8"}),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A row of the table.
+
+    Attributes:
+        name: the contestant's name.
+        megabytes: all of its files; of `python` the weights.
+        seconds: median time of a run over all samples, after one run to warm up.
+        memory: megabytes that the process grew by at its peak, from before the model was loaded.
+        psnr_y: mean over the samples, in dB.
+        lost: dB less than `python`.
+    """
+
+    name: str
+    megabytes: float
+    seconds: float
+    memory: float
+    psnr_y: float
+    lost: float
+
+
+def compare(
+    model: str,
+    samples: list[Path],
+    work: Path,
+    *,
+    representative: Path | None = None,
+    only: list[str] | None = None,
+    crop: int | None = None,
+    repeats: int = 3,
+    threads: int | None = None,
+    report=print,
+) -> list[Measured]:
+    """Exports, runs and measures.
+
+    Args:
+        model: name or folder of a model.
+        samples: folders, see above.
+        work: folder for the exports.
+        representative: photographs for `tflite-int8`, which is left out without.
+        only: names of contestants; None: all.
+        crop: side in pixels of the middle of `low_res.png` that is taken; None: all of it. References stay
+            whole.
+        repeats: timed runs of each.
+        threads: for each contestant; None: the runtime's choice.
+        report: is told what goes on.
+    """
+    from tfcorr.imaging import evaluate_pair
+    from tfcorr.pretrained import find_model
+    from tfcorr.serving.export import folder_size
+
+    work.mkdir(parents=True, exist_ok=True)
+    pairs = [_read_sample(folder, crop) for folder in samples]
+    inputs = work / "inputs.npz"
+    arrays = {f"lr{n}": lr for n, (lr, _, _) in enumerate(pairs)}
+    arrays |= {f"reference{n}": reference for n, (_, reference, _) in enumerate(pairs)}
+    np.savez(inputs, **arrays)
+    chosen = [c for c in CONTESTANTS if only is None or c.name in only]
+    if representative is None:
+        chosen = [c for c in chosen if c.options.get("precision") != "int8"]
+    _export(model, work, chosen, pairs[0], representative, report)
+
+    rows, baseline = [], None
+    for name in [PYTHON, *(c.name for c in chosen)]:
+        report(f"running {name}")
+        target = f"{PYTHON}:{model}" if name == PYTHON else str(work / name)
+        found = _run_alone(target, inputs, work / "outputs.npz", repeats, threads)
+        with np.load(work / "outputs.npz") as outputs:
+            scores = [
+                evaluate_pair(outputs[f"image{n}"], truth)["psnr_y"] for n, (_, _, truth) in enumerate(pairs)
+            ]
+        score = float(np.mean(scores))
+        baseline = score if baseline is None else baseline
+        size = find_model(model).size if name == PYTHON else folder_size(work / name)
+        rows.append(Measured(name, size / 1e6, found["seconds"], found["memory"], score, baseline - score))
+    return rows
+
+
+def table(rows: list[Measured]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| | size, MB | time, s | memory, MB | PSNR-Y, dB | lost, dB |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row.name} | {row.megabytes:.1f} | {row.seconds:.2f} | {row.memory:.0f} | {row.psnr_y:.3f} "
+        f"| {row.lost:+.3f} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _export(model, work: Path, chosen, pair, representative: Path | None, report) -> None:
+    """Makes the exports that are not there."""
+    from tfcorr.refsr.predictor import SuperResolver
+
+    upscaler = None
+    for contestant in chosen:
+        if (work / contestant.name).is_dir():
+            continue
+        report(f"exporting {contestant.name}")
+        upscaler = upscaler or SuperResolver.from_pretrained(model)
+        options = dict(contestant.options)
+        if contestant.fixed:
+            options |= {"size": pair[0].shape[:2], "reference_size": pair[1].shape[:2]}
+        if options.get("precision") == "int8":
+            options["representative"] = representative
+        started = time.perf_counter()
+        exported = upscaler.export(work / contestant.name, **options)
+        report(
+            f"  {time.perf_counter() - started:.0f} s, differs by {exported.difference:.2g} on the trial pair"
+        )
+
+
+def _read_sample(folder: Path, crop: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Input and reference, float32 in [0, 1], and the truth, uint8."""
+    from tfcorr.imaging import read_image
+    from tfcorr.refsr.pixels import to_rgb
+
+    lr, reference, truth = (
+        read_image(folder / f"{name}.png").pixels for name in ("low_res", "reference", "ground_truth")
+    )
+    if crop is not None:
+        top, left = (max(0, (side - crop) // 2) for side in lr.shape[:2])
+        lr = lr[top : top + crop, left : left + crop]
+        truth = truth[4 * top :, 4 * left :][: 4 * lr.shape[0], : 4 * lr.shape[1]]
+    return to_rgb(lr, "low_res.png"), to_rgb(reference, "reference.png"), truth
+
+
+def _run_alone(target: str, inputs: Path, outputs: Path, repeats: int, threads: int | None) -> dict:
+    """Runs one contestant in a fresh process, see :func:`_work`."""
+    command = [sys.executable, "-m", "tfcorr.serving.compare", "--worker", target]
+    command += [str(inputs), str(outputs), str(repeats), str(threads or 0)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{target} failed:\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _work(target: str, inputs: str, outputs: str, repeats: str, threads: str) -> None:
+    """In a process of its own: runs one contestant, and prints its time and memory as JSON."""
+    limit = int(threads) or None
+    if target.startswith(f"{PYTHON}:") or (Path(target) / "saved_model.pb").is_file():
+        import tensorflow as tf
+
+        if limit is not None:
+            tf.config.threading.set_intra_op_parallelism_threads(limit)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+    with np.load(inputs) as stored:
+        arrays = dict(stored)
+    run = None
+
+    def once() -> dict[str, np.ndarray]:
+        nonlocal run
+        run = run or _loaded(target, limit)
+        return {
+            f"image{n}": run(arrays[f"lr{n}"], arrays[f"reference{n}"])[0] for n in range(len(arrays) // 2)
+        }
+
+    memory = peak_memory_growth(once)
+    images = once()
+    seconds = []
+    for _ in range(int(repeats)):
+        started = time.perf_counter()
+        images = once()
+        seconds.append(time.perf_counter() - started)
+    np.savez(outputs, **images)
+    print(json.dumps({"seconds": statistics.median(seconds), "memory": memory / 1e6}))
+
+
+def _loaded(target: str, threads: int | None):
+    """The contestant as a function, see :data:`tfcorr.serving.runtimes.Run`."""
+    kind, _, model = target.partition(":")
+    if kind == PYTHON:
+        from tfcorr.refsr.predictor import SuperResolver
+
+        upscaler = SuperResolver.from_pretrained(model)
+        return lambda lr, reference: (upscaler.upscale(lr, reference), None)
+    if "custom" in target:
+        import tfcorr.ops  # noqa: F401
+    from tfcorr.serving.runtimes import load
+
+    return load(target, threads)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """The command line."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv[:1] == ["--worker"]:
+        _work(*argv[1:])
+        return 0
+    parser = argparse.ArgumentParser(
+        prog="python -m tfcorr.serving.compare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="name or folder of a model")
+    parser.add_argument(
+        "--sample", type=Path, action="append", metavar="DIR", required=True, help="a sample; may be repeated"
+    )
+    parser.add_argument("--work", type=Path, metavar="DIR", required=True, help="folder for the exports")
+    parser.add_argument("--representative", type=Path, metavar="DIR", help="photographs for int8")
+    parser.add_argument("--only", metavar="NAMES", help="contestants, separated by commas")
+    parser.add_argument("--crop", type=positive_int, metavar="N", help="take NxN pixels of each input")
+    parser.add_argument(
+        "--repeats", type=positive_int, default=3, metavar="N", help="timed runs (default: 3)"
+    )
+    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of each contestant")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE, too")
+    args = parser.parse_args(argv)
+    rows = compare(
+        args.model,
+        args.sample,
+        args.work,
+        representative=args.representative,
+        only=args.only.split(",") if args.only else None,
+        crop=args.crop,
+        repeats=args.repeats,
+        threads=args.threads,
+        report=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    print(table(rows))
+    if args.json:
+        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
