@@ -9,7 +9,8 @@ from conftest import GOLDENS, load_golden
 
 from tfcorr.config.semantic import Evaluation
 from tfcorr.semantic.datasets import KeypointPair
-from tfcorr.semantic.evaluation import bilinear, bootstrap, score_pair, summarise, table, transfer_points
+from tfcorr.semantic.evaluation import headline, table
+from tfcorr.semantic.pck import bilinear, bootstrap, score_pair, summarise, transfer_points
 from tfcorr.training.photos import DataError
 
 PROTOCOLS = {
@@ -118,7 +119,9 @@ def test_table_says_what_was_measured():
         "differences": {"model - identity": {"0.1": {"mean": 0.125, "interval": (0.1, 0.2)}}},
     }
     synthetic = {"count": 7, "methods": {"model": {"pck": {"0.05": 0.91}}}}
-    text = table({"benchmarks": {"birds": part}, "synthetic": {"warps": synthetic}})
+    result = {"benchmarks": {"birds": part}, "synthetic": {"warps": synthetic}}
+    assert headline(result) == {"birds pck@0.1": 0.5, "warps pck@0.05": 0.91}
+    text = table(result)
     assert "birds: PCK, threshold box, 3 pairs, 12 points" in text
     assert "50.0 per pair [40.0, 60.0]   25.0 per point" in text
     assert "model - identity    @0.1     +12.5 [10.0, 20.0]" in text

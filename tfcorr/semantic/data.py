@@ -180,9 +180,9 @@ class PairInputs:
         for role in ROLES:
             path = getattr(pair, role)
             if self.cache is not None:
-                if path in self.photos.bad:
-                    return None
                 maps = self.cache.read(path, flip)
+                if maps is None:
+                    return None
                 inputs.update({f"{role}_{stride}": maps[stride] for stride in STRIDES})
             else:
                 photo = self.photos.get(path)

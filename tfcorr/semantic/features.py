@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from tfcorr.semantic.records import Records
-from tfcorr.training.photos import DataError, PhotoCache
+from tfcorr.training.photos import PhotoCache
 
 __all__ = ["STRIDES", "Extractor", "FeatureCache", "feature_fields", "files_key", "network_image"]
 
@@ -102,7 +102,7 @@ class FeatureCache:
     Args:
         folder: of the records; shared by all that use the same backbone, size and photographs.
         extractor: computes what is missing.
-        images: paths; what cannot be read gets maps of zeros and is remembered in ``photos.bad``.
+        images: paths; one that cannot be read gets a record that says so.
         photos: decodes them.
         shard: records in a file.
     """
@@ -122,34 +122,32 @@ class FeatureCache:
         self._number = {path: number for number, path in enumerate(self._images)}
         self._records = Records(
             folder,
-            feature_fields(extractor),
+            {**feature_fields(extractor), "readable": ((), "u1")},
             2 * len(self._images),
             shard=shard,
             key=f"{extractor.key}-{files_key(self._images)}",
         )
 
     def fill(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Computes what is missing.
-
-        Raises:
-            DataError: none of the photographs can be read.
-        """
+        """Computes what is missing."""
         todo = self._records.missing()
         for done, number in enumerate(todo, start=1):
             images = [self._image(index) for index in self._records.members(number)]
-            maps = self._extractor(np.stack(images))
-            self._records.write(number, {str(stride): map_ for stride, map_ in maps.items()})
+            blank = np.zeros((self._extractor.size,) * 2 + (3,), np.float32)
+            maps = self._extractor(np.stack([blank if image is None else image for image in images]))
+            arrays = {str(stride): map_ for stride, map_ in maps.items()}
+            arrays["readable"] = np.array([image is not None for image in images])
+            self._records.write(number, arrays)
             progress(done, len(todo))
-        if len(self._photos.bad) >= len(self._images) > 0:
-            raise DataError(f"none of the {len(self._images)} photographs can be read")
 
-    def _image(self, index: int) -> np.ndarray:
+    def _image(self, index: int) -> np.ndarray | None:
         number, flip = divmod(index, 2)
         photo = self._photos.get(self._images[number])
-        size = self._extractor.size
-        return np.zeros((size, size, 3), np.float32) if photo is None else network_image(photo, size, flip)
+        return None if photo is None else network_image(photo, self._extractor.size, bool(flip))
 
-    def read(self, path: Path, flip: bool) -> dict[int, np.ndarray]:
-        """The maps of one photograph: stride -> (h, w, C) float32."""
+    def read(self, path: Path, flip: bool) -> dict[int, np.ndarray] | None:
+        """The maps of one photograph: stride -> (h, w, C) float32; None if it could not be read."""
         found = self._records.read([2 * self._number[path] + int(flip)])
+        if not found["readable"][0]:
+            return None
         return {stride: found[str(stride)][0].astype(np.float32) for stride in STRIDES}

@@ -16,7 +16,7 @@ from tfcorr.semantic.synthetic import warp
 
 if TYPE_CHECKING:
     from tfcorr.semantic.datasets import KeypointPair
-    from tfcorr.semantic.evaluation import PairScore
+    from tfcorr.semantic.pck import PairScore
 
 __all__ = ["keypoint_figure", "match_figure", "warped_target"]
 

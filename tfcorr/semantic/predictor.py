@@ -23,6 +23,7 @@ from tfcorr.semantic.figures import warped_target
 from tfcorr.semantic.loading import load_network
 from tfcorr.semantic.matching import confidence, flow_in_pixels, resize
 from tfcorr.semantic.network import SemanticMatchingNetwork
+from tfcorr.semantic.pck import bilinear
 
 __all__ = ["MatchResult", "SemanticMatcher"]
 
@@ -36,7 +37,8 @@ class MatchResult:
             source position + flow.
         confidence: float32 (H, W) in [0, 1]: how well the flow and that of the other direction agree
             (section 3.4); 0.98 where they return to the same place.
-        warped: uint8 (H, W, 3), the target as the flow brings it to the source; black where it points outside.
+        warped: uint8 (H, W, 3), the target as the flow brings it to the source; black where it points
+            outside.
     """
 
     flow: np.ndarray
@@ -130,8 +132,6 @@ class SemanticMatcher:
 
 
 def _transfer(flow: np.ndarray, points: np.ndarray) -> np.ndarray:
-    from tfcorr.semantic.evaluation import bilinear
-
     points = np.asarray(points, np.float64)
     if points.ndim != 2 or points.shape[1] != 2:
         raise InputError(f"points have shape {points.shape}, expected (N, 2)")

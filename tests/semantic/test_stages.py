@@ -1,0 +1,245 @@
+"""Each regime from made-up photographs to an evaluated student, on a tiny random backbone."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tfcorr.config import parse_config
+from tfcorr.pretrained import find_model, verify
+from tfcorr.semantic import stages
+from tfcorr.semantic.datasets import find_pairs
+from tfcorr.semantic.loading import SEMANTIC_TEACHER, load_network
+from tfcorr.training.callbacks import LAST
+from tfcorr.training.checkpoint import read_state
+
+SIZE = 64
+POINTS = np.array([[10.0, 12], [50, 15], [30, 40], [12, 30], [55, 44]])
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Two kinds of photographs, three of each, with five points that are the same in all."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for kind in ("a", "b"):
+        pattern = rng.integers(0, 256, (6, 8, 3), np.uint8)
+        (folder / "photos" / kind).mkdir(parents=True)
+        for number in range(3):
+            noisy = np.clip(pattern + rng.normal(0, 10, pattern.shape), 0, 255).astype(np.uint8)
+            picture = Image.fromarray(noisy).resize((64, 48), Image.Resampling.BICUBIC)
+            picture.save(folder / "photos" / kind / f"{kind}{number}.png")
+    with open(folder / "marks.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(
+            [
+                "source",
+                "target",
+                "category",
+                "source_x",
+                "source_y",
+                "target_x",
+                "target_y",
+                "source_box",
+                "target_box",
+            ]
+        )
+        x, y = (";".join(map(str, column)) for column in POINTS.T)
+        for kind in ("a", "b"):
+            for one, other in ((0, 1), (1, 2)):
+                paths = f"{kind}/{kind}{one}.png", f"{kind}/{kind}{other}.png"
+                writer.writerow([*paths, kind, x, y, x, y, "5;5;60;46", "5;5;60;46"])
+    return folder
+
+
+def regime(root, run, **changes):
+    training = {
+        "steps": 2,
+        "batch": 2,
+        "learning_rate": {"initial": 1e-3},
+        "log_every": 1,
+        "precision": "float32",
+        "profile_steps": 0,
+    }
+    marks = {"layout": "csv", "path": "photos", "list": "marks.csv"}
+    mapping = {
+        "stage": "semantic",
+        "name": "tiny",
+        "run": str(run),
+        "output": str(run / "model"),
+        "data_root": str(root),
+        "backbone": "mobilenet",
+        "backbone_weights": None,
+        "backbone_arguments": {"alpha": 0.25},
+        "size": SIZE,
+        "teacher": {
+            "synthetic": {"source": {"images": ["photos"]}, "warps": {"kind": "mixed"}},
+            "train": training,
+        },
+        "hypotheses": {
+            "pairs": [{"layout": "folders", "path": "photos", "pairing": "matched", "count": 5}],
+            "count": 2,
+            "shard": 2,
+        },
+        "student": {"train": {**training, "steps": 4}, "steps_per_round": 2},
+        "validation": {"source": {"images": ["photos"]}, "count": 2, "every": 2},
+        "evaluation": {
+            "benchmarks": [{"name": "marks", "pairs": marks, "threshold": "box"}],
+            "synthetic": [{"name": "warps", "source": {"images": ["photos"]}, "count": 2}],
+            "methods": ["model", "teacher", "average", "untrained", "identity"],
+            "alphas": [0.1],
+            "bootstrap": 20,
+        },
+    }
+    for key, value in changes.items():
+        part = mapping
+        *parents, last = key.split(".")
+        for name in parents:
+            part = part[name]
+        part[last] = value
+    return parse_config(mapping)
+
+
+COMMAND = ["tfcorr", "train", "semantic/tiny"]
+
+
+def check(root, config, state, lines):
+    """What a whole regime leaves."""
+    run = stages.Path(config.run)
+    assert state.step == 4 and state.stopped is None
+    card = find_model(config.output, job="semantic-matching")
+    verify(card)
+    assert card.content["training"]["steps"] == 4
+    student = load_network(config.output).network
+    photo = np.asarray(Image.open(root / "photos/a/a0.png").resize((SIZE, SIZE)), np.float32)[None] / 255
+    flow = student({"source": photo, "target": photo})["flow_t2s"]
+    assert flow.shape == (1, 4, 4, 2) and np.isfinite(flow).all()
+    result = json.loads((run / "evaluation.json").read_text())
+    marks = result["benchmarks"]["marks"]
+    assert (marks["count"], marks["points"]) == (4, 20)
+    # The points of all photographs are at the same places.
+    assert marks["methods"]["identity"]["pck"]["0.1"]["per_pair"] == 1
+    assert set(marks["methods"]) == set(result["synthetic"]["warps"]["methods"])
+    assert set(marks["methods"]["model"]["pck"]["0.1"]["classes"]) == {"a", "b"}
+    assert any(line.startswith("marks: PCK, threshold box, 4 pairs") for line in lines)
+    # 4 steps in rounds of 2: two E-steps.
+    assert sorted(path.name for path in (run / "variance").iterdir()) == [
+        "variance-000001.npy",
+        "variance-000002.npy",
+    ]
+    known = marks["methods"]["model"]["pck"]["0.1"]["per_pair"]
+    assert state.metrics["marks pck@0.1"] == pytest.approx(known, abs=1e-4)
+    assert find_model(config.output, job="semantic-matching").metrics["evaluation"] == {
+        name: value for name, value in state.metrics.items() if "@" in name
+    }
+
+
+def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_path):
+    lines = []
+    config = regime(
+        root,
+        tmp_path,
+        **{
+            "cache_features": True,
+            "teacher.synthetic": {"source": {"images": ["photos"]}, "pool": 3},
+            "student.directions": ["t2s", "s2t"],
+            "student.from_teacher": True,
+        },
+    )
+    state = stages.train(config, COMMAND, report=lines.append)
+    check(root, config, state, lines)
+    variances = np.load(tmp_path / "variance/variance-000002.npy")
+    assert variances.shape == (5, 2, 4, 4, 2) and (variances > 0).any()
+    # A second call finds everything done.
+    again = []
+    assert stages.train(config, COMMAND, report=again.append).step == 4
+    assert sum("finished before" in line for line in again) == 2
+    assert not any(line.startswith("step") for line in again)
+
+
+def test_unsupervised_random_pairs_on_images(root, tmp_path):
+    lines = []
+    pairs = [{"layout": "folders", "path": "photos", "pairing": "random", "count": 6}]
+    config = regime(
+        root,
+        tmp_path,
+        **{"hypotheses.pairs": pairs, "student.jitter": {}, "student.affine": 0.15},
+    )
+    state = stages.train(config, COMMAND, report=lines.append)
+    check(root, config, state, lines)
+
+
+def test_strong_supervision_teacher_from_keypoints(root, tmp_path):
+    lines = []
+    marks = {"layout": "csv", "path": "photos", "list": "marks.csv"}
+    config = regime(
+        root,
+        tmp_path,
+        **{
+            "teacher.synthetic": None,
+            "teacher.keypoints": {"pairs": [marks]},
+            "hypotheses.pairs": [marks],
+            "cache_features": True,
+        },
+    )
+    state = stages.train(config, COMMAND, report=lines.append)
+    check(root, config, state, lines)
+    # The student sees images and flows alone.
+    assert all(
+        pair.source_points.shape == (5, 2) for pair in find_pairs(config.hypotheses.pairs[0], str(root))
+    )
+    assert any(
+        line.startswith("warning: marks: 4 of its 4 pairs stand in the training list") for line in lines
+    )
+
+
+def test_parts_run_by_themselves_and_say_what_is_missing(root, tmp_path):
+    from tfcorr.errors import TfcorrError
+
+    changes = {"cache_features": True, "teacher.probabilistic": False, "hypotheses.count": 1}
+    with pytest.raises(TfcorrError, match="no teacher there; run stage=semantic_teacher first"):
+        stages.train(regime(root, tmp_path, stage="semantic_student", **changes), COMMAND, report=str)
+    teacher = regime(root, tmp_path, stage="semantic_teacher", **changes)
+    stages.train(teacher, COMMAND, report=str)
+    assert load_network(tmp_path / "teacher/model", job=SEMANTIC_TEACHER).network.head.kind == "student"
+    with pytest.raises(TfcorrError, match="not finished; run stage=semantic_hypotheses first"):
+        stages.train(regime(root, tmp_path, stage="semantic_student", **changes), COMMAND, report=str)
+    stages.train(regime(root, tmp_path, stage="semantic_hypotheses", **changes), COMMAND, report=str)
+    changes["student.loss"] = {"reweight": False, "confidence": False}
+    stages.train(regime(root, tmp_path, stage="semantic_student", **changes), COMMAND, report=str)
+    assert find_model(tmp_path / "model", job="semantic-matching").content["training"]["steps"] == 4
+    assert not any((tmp_path / "variance").iterdir())
+    with pytest.raises(TfcorrError, match="delete this one"):
+        changes["hypotheses.count"] = 2
+        stages.train(regime(root, tmp_path, stage="semantic_hypotheses", **changes), COMMAND, report=str)
+
+
+def test_a_student_that_was_stopped_ends_like_one_that_was_not(root, tmp_path):
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    common = {"cache_features": True, "evaluation": None, "student.train.steps": 6}
+    stages.train(regime(root, whole, **common), COMMAND, report=str)
+    # In the middle of the second round.
+    common["teacher_model"] = str(whole / "teacher/model")
+    common["student.train.checkpoint_every"] = 3
+    first = regime(root, parted, **common)
+    real = stages.run_fit
+
+    def stopped(trainer, batches, *args, **kwargs):
+        return real(trainer, lambda start, stop: batches(start, 3), *args, **kwargs)
+
+    stages.run_fit, kept = stopped, stages.run_fit
+    try:
+        stages.train(first, COMMAND, report=str)
+    finally:
+        stages.run_fit = kept
+    assert read_state(parted / "student" / LAST)["step"] == 3
+    assert not (parted / "model").exists()
+    stages.train(first, COMMAND, report=str)
+    one, other = (load_network(run / "model").network.get_weights() for run in (whole, parted))
+    for a, b in zip(one, other, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    for version in (2, 3):
+        files = [np.load(run / f"variance/variance-{version:06d}.npy") for run in (whole, parted)]
+        np.testing.assert_allclose(*files, atol=1e-5)
