@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import keras
-
-from tfcorr.backbones import backbone
+from tfcorr import backbones
+from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelError, find_model, verify
-from tfcorr.semantic.network import Head, SemanticMatchingNetwork, head_from_architecture
+from tfcorr.semantic.network import SemanticMatchingNetwork, head_from_architecture
 from tfcorr.training.model_folder import write_card, write_weights
 
 __all__ = ["SEMANTIC_MATCHING", "SEMANTIC_TEACHER", "LoadedNetwork", "load_network", "save_network"]
@@ -60,9 +59,9 @@ def load_network(name_or_folder: str | Path | None = None, *, job: str = SEMANTI
     try:
         size = int(card.architecture["size"])
         head = head_from_architecture(card.architecture["head"])
-        network = SemanticMatchingNetwork(head, backbone(card.architecture["backbone"], weights=None))
+        network = SemanticMatchingNetwork(head, backbones.backbone(**card.architecture["backbone"]))
         network.build()
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TfcorrError, TypeError, ValueError) as error:
         raise ModelError(f"{card.folder / CARD_FILE}: 'architecture' cannot be built: {error}") from error
     try:
         network.load_weights(card.folder / WEIGHTS_FILE)
@@ -74,24 +73,23 @@ def load_network(name_or_folder: str | Path | None = None, *, job: str = SEMANTI
 
 
 def save_network(
-    folder: Path, head: Head, frozen: keras.Model, *, backbone_name: str, size: int, card: dict[str, Any]
-) -> SemanticMatchingNetwork:
+    folder: Path,
+    network: SemanticMatchingNetwork,
+    *,
+    backbone: dict[str, Any],
+    size: int,
+    card: dict[str, Any],
+) -> None:
     """Writes a model folder: weights of head and backbone, and the card.
 
     Args:
         folder: made if it is missing.
-        head: trained.
-        frozen: the backbone that it was trained on.
-        backbone_name: see `tfcorr.backbones.backbone`.
+        network: with its backbone.
+        backbone: ``name`` and ``arguments`` that `tfcorr.backbones.backbone` makes it from.
         size: side of the network's images in pixels.
         card: what it says beside ``architecture`` and ``checksums``.
-
-    Returns:
-        The network.
     """
-    network = SemanticMatchingNetwork(head, frozen)
     network.build()
     checksums = write_weights(folder, network)
-    architecture = {"backbone": backbone_name, "size": size, "head": head.architecture}
+    architecture = {"backbone": backbone, "size": size, "head": network.head.architecture}
     write_card(folder, {**card, "architecture": architecture, "checksums": checksums})
-    return network
