@@ -141,18 +141,6 @@ def test_references_share_their_limit(upscaling, files, monkeypatch):
         upscaling.run(files["small.png"], [files["sharp.png"], files["other.png"]])
 
 
-def test_warped_against_a_loop():
-    target = picture(12, 15, 5)
-    flow = np.random.default_rng(6).integers(-4, 5, (9, 10, 2)).astype(np.float32)
-    wanted = np.zeros((9, 10, 3), np.uint8)
-    for y in range(9):
-        for x in range(10):
-            there = int(y + flow[y, x, 1]), int(x + flow[y, x, 0])
-            if 0 <= there[0] < 12 and 0 <= there[1] < 15:
-                wanted[y, x] = target[there]
-    np.testing.assert_array_equal(pictures.warped(target, flow), wanted)
-
-
 def test_confidence_map_rises_in_lightness():
     colours = pictures.confidence_map(np.linspace(0, 1, 11)[None])[0].astype(float)
     assert (np.diff(colours @ [0.299, 0.587, 0.114]) > 0).all()
@@ -168,9 +156,13 @@ def test_preview_of_small_and_large():
 class ShiftingMatcher:
     """Stands for a semantic matcher: everything lies three pixels to the right and one further down."""
 
-    def match(self, source, target):
-        assert source.dtype == target.dtype == np.uint8 and source.shape[2] == target.shape[2] == 3
-        return np.broadcast_to(np.float32([3, 1]), (*source.shape[:2], 2))
+    def match(self, source, target, *, details):
+        from tfcorr.semantic.predictor import MatchResult
+
+        assert details and source.dtype == target.dtype == np.uint8
+        height, width = source.shape[:2]
+        flow = np.broadcast_to(np.float32([3, 1]), (height, width, 2))
+        return MatchResult(flow, np.full((height, width), 0.5, np.float32), source)
 
 
 def test_semantic_matching(files):

@@ -44,8 +44,8 @@ No model for semantic matching is installed ({reason}).
 Train one, then start the page with its folder:
 
 ```
-tfcorr train CONFIG data_root=DATA          # the configurations of semantic matching are in configs/semantic/
-tfcorr demo --semantic-model runs/NAME/model
+tfcorr train semantic/birds_cpu data_root=DATA     # or another one of configs/semantic/
+tfcorr demo --semantic-model FOLDER                # the folder that the training names at its end
 ```
 """
 
@@ -238,6 +238,13 @@ class Page:
                 buttons=["fullscreen"],
                 elem_id="semantic-slider",
             )
+            confidence = gr.Image(
+                label="Confidence (dark: 0, yellow: 1)",
+                interactive=False,
+                format="png",
+                buttons=[],
+                elem_id="semantic-confidence",
+            )
         found = gr.Markdown(elem_id="semantic-found")
 
         def work(source_file, target_file):
@@ -245,12 +252,20 @@ class Page:
                 result = self.matching.run(source_file, target_file)
             marked_source, marked_target, sentence = result.look_up(0.5, 0.5)
             views = (result.source_view, result.warped_view)
-            return result, result.summary, marked_source, marked_target, views, sentence
+            return (
+                result,
+                result.summary,
+                marked_source,
+                marked_target,
+                views,
+                result.confidence_view,
+                sentence,
+            )
 
         run.click(
             work,
             [source, target],
-            [state, summary, view, match, slider, found],
+            [state, summary, view, match, slider, confidence, found],
             concurrency_limit=1,
             concurrency_id="model",
             api_visibility="private",

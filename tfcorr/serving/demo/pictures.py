@@ -11,7 +11,7 @@ import numpy as np
 from tfcorr.errors import TfcorrError
 from tfcorr.imaging import Picture, convert_depth, read_image, resize_bicubic
 
-__all__ = ["confidence_map", "marked", "most_trusted", "preview", "read_upload", "warped"]
+__all__ = ["confidence_map", "marked", "most_trusted", "preview", "read_upload"]
 
 PREVIEW = 720
 """Longest side, in pixels, of the pictures that are shown for pointing at."""
@@ -85,17 +85,3 @@ def most_trusted(confidence: np.ndarray) -> tuple[int, int]:
     smooth = cv2.GaussianBlur(np.ascontiguousarray(confidence, np.float32), (0, 0), sigma)
     y, x = np.unravel_index(int(np.argmax(smooth)), smooth.shape)
     return int(y), int(x)
-
-
-def warped(target: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """Brings a target onto the grid of the source, black where a position lies outside.
-
-    Args:
-        target: uint8 (H', W', 3).
-        flow: float32 (H, W, 2), dx, dy in pixels: target position = source position + flow.
-
-    Returns:
-        uint8 (H, W, 3).
-    """
-    y, x = np.indices(flow.shape[:2], dtype=np.float32)
-    return cv2.remap(target, x + flow[..., 0], y + flow[..., 1], cv2.INTER_LINEAR)

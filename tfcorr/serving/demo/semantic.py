@@ -6,34 +6,32 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfcorr.errors import TfcorrError
 from tfcorr.imaging import convert_depth
 from tfcorr.pretrained import ModelError
-from tfcorr.serving.demo.pictures import marked, preview, read_upload, warped
+from tfcorr.serving.demo.pictures import confidence_map, marked, preview, read_upload
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from tfcorr import SemanticMatcher
 
 __all__ = ["Matched", "Matching", "load_matcher"]
 
 
-def load_matcher(name_or_folder: str | Path | None) -> tuple[Any, str]:
+def load_matcher(name_or_folder: str | Path | None) -> tuple[SemanticMatcher | None, str]:
     """Loads the model for semantic matching, if one is installed.
 
     Returns:
-        A `SemanticMatcher` or `None`, and a sentence that tells why there is none.
+        The matcher or `None`, and a sentence that tells why there is none.
 
     Raises:
         TfcorrError: a model was asked for by name and cannot be loaded.
     """
-    try:
-        from tfcorr import SemanticMatcher
-    except ImportError:
-        return None, "this version of tfcorr has no semantic matching"
+    from tfcorr import SemanticMatcher
+
     try:
         return SemanticMatcher.from_pretrained(name_or_folder), ""
     except ModelError as error:
@@ -51,6 +49,7 @@ class Matched:
         target_size: (height, width) of the target.
         source_view, target_view: for pointing at, uint8 RGB.
         warped_view: the target brought onto the source's grid, likewise.
+        confidence_view: how far the flow is trusted, in colours, likewise.
         summary: what was done, in Markdown.
     """
 
@@ -59,6 +58,7 @@ class Matched:
     source_view: np.ndarray = field(repr=False)
     target_view: np.ndarray = field(repr=False)
     warped_view: np.ndarray = field(repr=False)
+    confidence_view: np.ndarray = field(repr=False)
     summary: str
 
     def look_up(self, y: float, x: float) -> tuple[np.ndarray, np.ndarray, str]:
@@ -82,11 +82,11 @@ class Matching:
     """Runs semantic matching on uploads.
 
     Args:
-        matcher: a `SemanticMatcher`.
+        matcher: the model.
         max_pixels: of the larger picture.
     """
 
-    def __init__(self, matcher: Any, *, max_pixels: int):
+    def __init__(self, matcher: SemanticMatcher, *, max_pixels: int):
         self.matcher = matcher
         self.max_pixels = max_pixels
 
@@ -94,7 +94,6 @@ class Matching:
         self,
         source: str | os.PathLike | None,
         target: str | os.PathLike | None,
-        clock: Callable[[], float] = time.perf_counter,
     ) -> Matched:
         """Matches two uploaded pictures.
 
@@ -103,18 +102,19 @@ class Matching:
         """
         if source is None or target is None:
             raise TfcorrError("Drop both pictures first.")
-        started = clock()
+        started = time.perf_counter()
         pictures = [
             convert_depth(read_upload(path, what, self.max_pixels).to_rgb(), np.uint8)
             for path, what in ((source, "the source"), (target, "the target"))
         ]
-        flow = self.matcher.match(*pictures)
-        seconds = clock() - started
+        result = self.matcher.match(*pictures, details=True)
+        seconds = time.perf_counter() - started
         return Matched(
-            flow=flow,
+            flow=result.flow,
             target_size=pictures[1].shape[:2],
             source_view=preview(pictures[0]),
             target_view=preview(pictures[1]),
-            warped_view=preview(warped(pictures[1], flow)),
+            warped_view=preview(result.warped),
+            confidence_view=preview(confidence_map(result.confidence)),
             summary=f"Matched in **{seconds:.1f} s**. Click a point of the source.",
         )
