@@ -184,14 +184,14 @@ def available_models() -> tuple[list[ModelCard], list[str]]:
     return [cards[name] for name in sorted(cards)], problems
 
 
-def find_model(name_or_folder: str | Path | None = None, *, job: str = SUPER_RESOLUTION) -> ModelCard:
+def find_model(name_or_folder: str | Path | None = None, *, job: str | None = SUPER_RESOLUTION) -> ModelCard:
     """Finds a model by name, by folder, or the default one.
 
     Args:
         name_or_folder: the name of a model in `saved_models/`, the path of a model folder (anything that
             contains a path separator, or an existing folder with a card), or `None` for the job's default:
             the one whose card says `"default": true`, or the only one.
-        job: what the model has to do.
+        job: what the model has to do; `None` is anything, for a model that is named.
 
     Returns:
         The model's card.
@@ -216,7 +216,7 @@ def find_model(name_or_folder: str | Path | None = None, *, job: str = SUPER_RES
                     "(or give the path of a model folder)"
                 )
             card = matching[0]
-    if card.job != job:
+    if job is not None and card.job != job:
         raise ModelError(f"{card.folder}: a model for {card.job}, expected one for {job}")
     return card
 

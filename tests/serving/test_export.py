@@ -37,10 +37,10 @@ def test_an_export_that_differs_is_not_written(upscaler, tmp_path, monkeypatch):
 
     def load_wrong(folder, threads=None):
         run = load(folder, threads)
-        return lambda lr, reference: (run(lr, reference)[0] + np.float32(0.002), None)
+        return lambda **inputs: {"image": run(**inputs)["image"] + np.float32(0.002)}
 
     monkeypatch.setattr(runtimes, "load", load_wrong)
-    with pytest.raises(ExportError, match=r"not written, since its image of a trial pair is 0\.002 away"):
+    with pytest.raises(ExportError, match=r"not written, since its result for a trial pair is 0\.002 away"):
         upscaler.export(tmp_path / "x", format="onnx")
     assert not list(tmp_path.iterdir())
     assert upscaler.export(tmp_path / "x", format="onnx", verify=False).difference is None

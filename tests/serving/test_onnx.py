@@ -95,7 +95,7 @@ def test_files_and_fixed_sizes(tiny_model_folder, tmp_path):
         "confidence": [1, 9, 11],
     }
     lr, reference = trial_image(9, 11, seed=0), trial_image(40, 36, seed=1)
-    found = load(tmp_path, threads=1)(lr, reference)[0]
+    found = load(tmp_path, threads=1)(lr=lr, reference=reference)["image"]
     np.testing.assert_allclose(found, upscaler.upscale(lr, reference), atol=1e-3)
 
 

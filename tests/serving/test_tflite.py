@@ -55,10 +55,10 @@ def test_float32_of_any_size(upscaler, tmp_path):
     run = load(tmp_path, threads=1)
     for size, reference_size in [((1, 1), (1, 2)), ((5, 3), (20, 33)), ((36, 17), (44, 150))]:
         lr, reference = trial_image(*size, seed=0), trial_image(*reference_size, seed=1)
-        image, confidence = run(lr, reference)
+        found = run(lr=lr, reference=reference)
         expected = upscaler.upscale(lr, reference, details=True)
-        np.testing.assert_allclose(image, expected.image, atol=1e-3)
-        np.testing.assert_allclose(confidence, expected.confidence, atol=1e-3)
+        np.testing.assert_allclose(found["image"], expected.image, atol=1e-3)
+        np.testing.assert_allclose(found["confidence"], expected.confidence, atol=1e-3)
 
 
 def test_runs_without_tensorflow(upscaler, tmp_path):
@@ -71,7 +71,7 @@ import numpy as np
 sys.path.insert(0, sys.argv[2])
 from tfcorr.serving.runtimes import load
 with np.load("in.npz") as arrays:
-    np.save("out.npy", load(sys.argv[1])(arrays["lr"], arrays["reference"])[0])
+    np.save("out.npy", load(sys.argv[1])(**arrays)["image"])
 assert not {"tensorflow", "keras"} & set(sys.modules)
 """
     done = subprocess.run(
@@ -95,7 +95,7 @@ def test_small_weights(upscaler, tmp_path, precision, smaller, tolerance):
     content, _ = exported(upscaler, tmp_path / precision, precision=precision, **sizes)
     assert len(content) < smaller * len(float32)
     lr, reference = trial_image(16, 20, seed=0), trial_image(64, 80, seed=1)
-    image, _ = load(tmp_path / precision, threads=1)(lr, reference)
+    image = load(tmp_path / precision, threads=1)(lr=lr, reference=reference)["image"]
     difference = np.abs(image - upscaler.upscale(lr, reference)).mean()
     assert 0 < difference < tolerance
 
@@ -113,7 +113,7 @@ def test_int8_quantises_the_convolutions_alone(upscaler, tmp_path):
     assert any("offset_conv1" in n for n in found["CONV_2D"])
     assert len(found["CONV_2D"]) >= 0.8 * kinds.count("CONV_2D")
     lr, reference = trial_image(12, 15, seed=5), trial_image(50, 60, seed=6)
-    image, _ = load(tmp_path, threads=1)(lr, reference)
+    image = load(tmp_path, threads=1)(lr=lr, reference=reference)["image"]
     assert 0 < np.abs(image - upscaler.upscale(lr, reference)).mean() < 0.05
 
 

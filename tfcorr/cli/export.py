@@ -17,7 +17,7 @@ with the Python prediction.
 
   saved_model  a SavedModel for TensorFlow and TensorFlow Serving; any sizes and batches
   tflite       model.tflite of built-in operators, for LiteRT's interpreter
-  onnx         model.onnx, for ONNX Runtime (1.24 or newer: DeformConv)
+  onnx         model.onnx, for ONNX Runtime (1.24 or newer: DeformConv); super-resolution only
 """
 
 _EPILOG = """\
@@ -104,24 +104,36 @@ def fixed_size(text: str) -> tuple[int, int] | None:
 
 def run(args: argparse.Namespace) -> int:
     """Exports the model and says what was written."""
-    from tfcorr.serving.files import check_target
+    from tfcorr.pretrained import SUPER_RESOLUTION, find_model
+    from tfcorr.serving.files import ExportError, check_target
 
     _check(args)
     check_target(args.output, args.overwrite)
+    card = find_model(args.model, job=None)
+    options = {
+        "format": args.format,
+        "variant": args.variant,
+        "precision": args.precision,
+        "representative": args.representative,
+        "verify": not args.no_verify,
+        "overwrite": args.overwrite,
+    }
     start_tensorflow()
-    from tfcorr.refsr.predictor import SuperResolver
+    from tfcorr.semantic.loading import SEMANTIC_MATCHING
 
-    exported = SuperResolver.from_pretrained(args.model).export(
-        args.output,
-        format=args.format,
-        variant=args.variant,
-        size=args.size,
-        reference_size=args.reference_size,
-        precision=args.precision,
-        representative=args.representative,
-        verify=not args.no_verify,
-        overwrite=args.overwrite,
-    )
+    if card.job == SUPER_RESOLUTION:
+        from tfcorr.refsr.predictor import SuperResolver
+
+        upscaler = SuperResolver.from_pretrained(args.model)
+        exported = upscaler.export(args.output, size=args.size, reference_size=args.reference_size, **options)
+    elif card.job == SEMANTIC_MATCHING:
+        if args.size or args.reference_size:
+            raise UsageError("--size is for super-resolution: a matcher has the size of its network")
+        from tfcorr.semantic.predictor import SemanticMatcher
+
+        exported = SemanticMatcher.from_pretrained(args.model).export(args.output, **options)
+    else:
+        raise ExportError(f"{card.folder}: models for {card.job} cannot be exported")
     told = f"{exported.folder}: written, {exported.size / 1e6:.1f} MB"
     if exported.difference is not None:
         told += f"; differs by at most {exported.difference:.1g} from the Python prediction on a trial pair"

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,9 @@ from tfcorr.semantic.loading import load_network
 from tfcorr.semantic.matching import confidence, flow_in_pixels, resize
 from tfcorr.semantic.network import SemanticMatchingNetwork
 from tfcorr.semantic.pck import bilinear
+
+if TYPE_CHECKING:
+    from tfcorr.serving.export import Exported
 
 __all__ = ["MatchResult", "SemanticMatcher"]
 
@@ -129,6 +133,24 @@ class SemanticMatcher:
             InputError: see `match`; also for a point outside of the source.
         """
         return _transfer(self.match(source, target), points)
+
+    def export(self, folder: str | Path, **options) -> Exported:
+        """Writes the model as a SavedModel, or as TFLite for images of the network's size.
+
+        Args:
+            folder: what to write.
+            **options: see :func:`tfcorr.serving.export.export_semantic_matcher`: `format`, `variant`,
+                `precision`, `representative`, `limits`, `verify`, `overwrite`.
+
+        Returns:
+            What was written, and how far it is from this predictor.
+
+        Raises:
+            ExportError: options that do not fit together, or a folder that exists.
+        """
+        from tfcorr.serving.export import export_semantic_matcher
+
+        return export_semantic_matcher(self, folder, **options)
 
 
 def _transfer(flow: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -212,7 +212,8 @@ def _work(target: str, inputs: str, outputs: str, repeats: str, threads: str) ->
         nonlocal run
         run = run or _loaded(target, limit)
         return {
-            f"image{n}": run(arrays[f"lr{n}"], arrays[f"reference{n}"])[0] for n in range(len(arrays) // 2)
+            f"image{n}": run(lr=arrays[f"lr{n}"], reference=arrays[f"reference{n}"])["image"]
+            for n in range(len(arrays) // 2)
         }
 
     memory = peak_memory_growth(once)
@@ -233,7 +234,7 @@ def _loaded(target: str, threads: int | None):
         from tfcorr.refsr.predictor import SuperResolver
 
         upscaler = SuperResolver.from_pretrained(model)
-        return lambda lr, reference: (upscaler.upscale(lr, reference), None)
+        return lambda lr, reference: {"image": upscaler.upscale(lr, reference)}
     if "custom" in target:
         import tfcorr.ops  # noqa: F401
     from tfcorr.serving.runtimes import load

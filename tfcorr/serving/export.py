@@ -1,10 +1,12 @@
 """`export`: a predictor's model as files for another runtime, checked by running them.
 
-One function for all formats; :meth:`tfcorr.SuperResolver.export` and `tfcorr export` call it.
+One function for each job, for all formats; :meth:`tfcorr.SuperResolver.export`,
+:meth:`tfcorr.SemanticMatcher.export` and `tfcorr export` call them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,25 +17,32 @@ import tfcorr
 from tfcorr.serving.files import ExportError, new_folder
 
 if TYPE_CHECKING:
+    from tfcorr.pretrained import ModelCard
     from tfcorr.refsr.predictor import SuperResolver
+    from tfcorr.semantic.predictor import SemanticMatcher
     from tfcorr.serving.checks import Limits
 
-__all__ = ["FORMATS", "Exported", "export_super_resolver"]
+__all__ = ["FORMATS", "Exported", "export_semantic_matcher", "export_super_resolver"]
 
 FORMATS = ("saved_model", "tflite", "onnx")
+VARIANTS = ("portable", "custom")
+PRECISIONS = ("float32", "float16", "int8-dynamic", "int8")
 
 _NO_WARMUP = (
     "no warm-up requests were written: tensorflow-serving-api is not installed "
     '(pip install "tfcorr[serving]")'
 )
 
-# How far an export that computes in float32 may be from the Python prediction.
+# How far an export that computes in float32 may be from the Python prediction: of images in [0, 1], of flows
+# in shares of the target's side.
 TOLERANCE = 1e-3
 # Size of the pair that an export of open sizes is tried on: odd, and the reference larger than four times it.
 _TRIAL = (22, 27)
 _TRIAL_REFERENCE = (101, 124)
 # A pattern that matching can tell apart, with edges: random cells of so many pixels, enlarged smoothly.
 _TRIAL_CELL = 3
+
+_Size = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -43,8 +52,8 @@ class Exported:
     Attributes:
         folder: the folder that was written.
         size: bytes of all files in it.
-        difference: largest difference of its image from the Python prediction on a trial pair; None if it was
-            not tried.
+        difference: largest difference from the Python prediction on a trial pair: of the image in [0, 1], of
+            the flow in shares of the target's side; None if it was not tried.
         notes: sentences about what was left out.
     """
 
@@ -60,15 +69,15 @@ def export_super_resolver(
     *,
     format: str = "saved_model",
     variant: str = "portable",
-    size: tuple[int, int] | None = None,
-    reference_size: tuple[int, int] | None = None,
+    size: _Size | None = None,
+    reference_size: _Size | None = None,
     precision: str = "float32",
     representative: str | Path | None = None,
     limits: Limits | None = None,
     verify: bool = True,
     overwrite: bool = False,
 ) -> Exported:
-    """Exports the model of a predictor.
+    """Exports the model of a `SuperResolver`.
 
     Args:
         upscaler: the predictor; its model computes in float32.
@@ -91,63 +100,113 @@ def export_super_resolver(
             agree.
         TfcorrError: the compiled ops, or an optional package, are asked for and not there.
     """
-    folder = Path(folder)
-    _check_choice("format", format, FORMATS)
-    _check_choice("variant", variant, ("portable", "custom"))
-    _check_choice("precision", precision, ("float32", "float16", "int8-dynamic", "int8"))
-    if format != "saved_model" and variant != "portable":
-        raise ExportError(f"the variant {variant!r} is one of SavedModels, {format} takes 'portable' alone")
-    if format != "tflite" and precision != "float32":
-        raise ExportError(f"the precision {precision!r} is one of tflite, {format} takes 'float32' alone")
+    _check(format, variant, precision, representative)
     if format == "saved_model" and (size or reference_size):
         raise ExportError("a SavedModel takes images of any size; leave the sizes open")
-    if (precision == "int8") != (representative is not None):
-        raise ExportError(
-            "a representative folder of photographs goes with the precision 'int8', and only there"
-        )
     if reference_size and not size:
         raise ExportError("a fixed size of the reference needs a fixed size of the input, too")
     if size and not reference_size:
         reference_size = (4 * size[0], 4 * size[1])
     if upscaler.model.restorer.compute_dtype != "float32":
         raise ExportError("the model computes in bfloat16; load it with precision='float32' to export it")
-
-    information = _information(upscaler) | {"format": format, "variant": variant, "precision": precision}
+    model, name = upscaler.model, _name(upscaler.card)
+    information = _information("super-resolution", upscaler.card, format, variant, precision)
     if size:
         information |= {"size": list(size), "reference_size": list(reference_size)}
-    notes, difference = [], None
-    with new_folder(folder, overwrite=overwrite) as part:
+    sizes = {"size": size, "reference_size": reference_size, "information": information}
+
+    def write(part: Path) -> None:
         if format == "saved_model":
-            from tfcorr.serving import saved_model, warmup
+            from tfcorr.serving import saved_model
 
-            name = upscaler.card.name if upscaler.card else "tfcorr"
             saved_model.export_super_resolution(
-                upscaler.model, part, name=name, variant=variant, limits=limits, information=information
+                model, part, name=name, variant=variant, limits=limits, information=information
             )
-            if not warmup.can_write():
-                notes.append(_NO_WARMUP)
+        elif format == "tflite":
+            from tfcorr.serving import tflite
+
+            pairs = representative and tflite.representative_pairs(representative, size, reference_size)
+            tflite.export_super_resolution(model, part, precision=precision, representative=pairs, **sizes)
         else:
-            sizes = {"size": size, "reference_size": reference_size, "information": information}
-            if format == "tflite":
-                from tfcorr.serving import tflite
+            from tfcorr.serving import onnx
 
-                pairs = representative and tflite.representative_pairs(representative, size, reference_size)
-                tflite.export_super_resolution(
-                    upscaler.model, part, precision=precision, representative=pairs, **sizes
-                )
-            else:
-                from tfcorr.serving import onnx
+            onnx.export_super_resolution(model, part, **sizes)
 
-                onnx.export_super_resolution(upscaler.model, part, **sizes)
-        if verify:
-            difference, note = _try(upscaler, part, size or _TRIAL, reference_size or _TRIAL_REFERENCE)
-            notes.extend([note] if note else [])
-            if difference is not None and precision == "float32" and not difference <= TOLERANCE:
-                raise ExportError(
-                    f"{folder}: not written, since its image of a trial pair is {difference:.2g} away from "
-                    f"the Python prediction, more than {TOLERANCE:g}"
-                )
-    return Exported(folder, folder_size(folder), difference, tuple(notes))
+    def difference(run: Callable) -> float:
+        lr = trial_image(*(size or _TRIAL), seed=0)
+        reference = trial_image(*(reference_size or _TRIAL_REFERENCE), seed=1)
+        found = run(lr=lr, reference=reference)["image"]
+        return float(np.abs(found - upscaler.upscale(lr, reference)).max())
+
+    return _export(folder, write, difference if verify else None, format, precision, overwrite)
+
+
+def export_semantic_matcher(
+    matcher: SemanticMatcher,
+    folder: str | Path,
+    *,
+    format: str = "saved_model",
+    variant: str = "portable",
+    precision: str = "float32",
+    representative: str | Path | None = None,
+    limits: Limits | None = None,
+    verify: bool = True,
+    overwrite: bool = False,
+) -> Exported:
+    """Exports the model of a `SemanticMatcher`.
+
+    Args:
+        matcher: the predictor.
+        folder: what to write, see :mod:`tfcorr.serving.semantic` for what is in it; parents are made.
+        format: `"saved_model"`, or `"tflite"` for images of the network's own size.
+        variant: of a SavedModel; both are the same, since the network has no operator of tfcorr's own.
+        precision, representative, limits, verify, overwrite: see :func:`export_super_resolver`.
+
+    Raises:
+        ExportError: see :func:`export_super_resolver`; also for the format `"onnx"`.
+    """
+    _check(format, variant, precision, representative)
+    if format == "onnx":
+        raise ExportError("semantic matching is exported as saved_model or tflite, not as onnx")
+    size = matcher.size
+    information = _information("semantic-matching", matcher.card, format, variant, precision)
+    information["network_size"] = size
+
+    def write(part: Path) -> None:
+        from tfcorr.serving import semantic
+
+        if format == "saved_model":
+            semantic.export_saved_model(
+                matcher.network,
+                size,
+                part,
+                name=_name(matcher.card),
+                limits=limits,
+                information=information,
+            )
+        else:
+            pairs = None
+            if representative:
+                from tfcorr.serving.tflite import representative_photos
+
+                photos = representative_photos(representative, (size, size))
+                pairs = list(zip(photos, photos[1:] + photos[:1], strict=True))
+            semantic.export_tflite(
+                matcher.network,
+                size,
+                part,
+                precision=precision,
+                representative=pairs,
+                information=information,
+            )
+
+    def difference(run: Callable) -> float:
+        source, target = (np.rint(255 * trial_image(size, size, seed=s)) / 255 for s in (0, 1))
+        source, target = source.astype(np.float32), target.astype(np.float32)
+        found = run(source=source, target=target)["flow"]
+        return float(np.abs(found - matcher.match(source, target)).max()) / size
+
+    return _export(folder, write, difference if verify else None, format, precision, overwrite)
 
 
 def folder_size(folder: Path) -> int:
@@ -164,28 +223,62 @@ def trial_image(height: int, width: int, seed: int) -> np.ndarray:
     return np.clip(resize_bicubic(small, (height, width)), 0, 1)
 
 
-def _try(
-    upscaler: SuperResolver, folder: Path, size: tuple[int, int], reference_size: tuple[int, int]
-) -> tuple[float | None, str | None]:
-    """Largest difference of an export from the predictor; or None, and the sentence why it was not tried."""
-    from tfcorr.serving.runtimes import load
+def _export(
+    folder: str | Path,
+    write: Callable[[Path], None],
+    difference: Callable[[Callable], float] | None,
+    format: str,
+    precision: str,
+    overwrite: bool,
+) -> Exported:
+    """Writes an export beside its place, tries it, and puts it there."""
+    folder, notes, found = Path(folder), [], None
+    with new_folder(folder, overwrite=overwrite) as part:
+        write(part)
+        if format == "saved_model":
+            from tfcorr.serving.warmup import can_write
 
-    try:
-        run = load(folder)
-    except ExportError as error:
-        return None, f"not tried: {error}"
-    lr, reference = trial_image(*size, seed=0), trial_image(*reference_size, seed=1)
-    expected = upscaler.upscale(lr, reference)
-    return float(np.abs(run(lr, reference)[0] - expected).max()), None
+            notes.extend([] if can_write() else [_NO_WARMUP])
+        if difference is not None:
+            from tfcorr.serving import runtimes
+
+            try:
+                run = runtimes.load(part)
+            except ExportError as error:
+                notes.append(f"not tried: {error}")
+            else:
+                found = difference(run)
+        if found is not None and precision == "float32" and not found <= TOLERANCE:
+            raise ExportError(
+                f"{folder}: not written, since its result for a trial pair is {found:.2g} away from the "
+                f"Python prediction, more than {TOLERANCE:g}"
+            )
+    return Exported(folder, folder_size(folder), found, tuple(notes))
 
 
-def _information(upscaler: SuperResolver) -> dict:
+def _information(job: str, card: ModelCard | None, format: str, variant: str, precision: str) -> dict:
     """Where an export comes from: what it was made of, and on which terms it may be used."""
-    card = upscaler.card
     origin = {"model": card.name, "licence": card.licence, "checksums": card.checksums} if card else {}
-    return {"tfcorr": tfcorr.__version__, "job": "super-resolution", **origin}
+    made = {"format": format, "variant": variant, "precision": precision}
+    return {"tfcorr": tfcorr.__version__, "job": job, **origin, **made}
 
 
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise ExportError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+def _name(card: ModelCard | None) -> str:
+    return card.name if card else "tfcorr"
+
+
+def _check(format: str, variant: str, precision: str, representative: str | Path | None) -> None:
+    """Refuses what no model can be exported as."""
+    for name, value, choices in (
+        ("format", format, FORMATS),
+        ("variant", variant, VARIANTS),
+        ("precision", precision, PRECISIONS),
+    ):
+        if value not in choices:
+            raise ExportError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+    if format != "saved_model" and variant != "portable":
+        raise ExportError(f"the variant {variant!r} is one of SavedModels, {format} takes 'portable' alone")
+    if format != "tflite" and precision != "float32":
+        raise ExportError(f"the precision {precision!r} is one of tflite, {format} takes 'float32' alone")
+    if (precision == "int8") != (representative is not None):
+        raise ExportError("a representative folder of photographs goes with 'int8', and 'int8' with one")

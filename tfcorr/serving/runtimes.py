@@ -1,7 +1,7 @@
-"""Running exported super-resolution models, each by the runtime that it is for.
+"""Running exported models, each by the runtime that it is for.
 
     run = load("exports/compact-int8")
-    image, confidence = run(low_res, reference)
+    image = run(lr=low_res, reference=reference)["image"]
 
 What is imported is that runtime and nothing else of weight: a TFLite file needs no TensorFlow.
 """
@@ -18,8 +18,8 @@ from tfcorr.serving.files import ExportError
 
 __all__ = ["Run", "load"]
 
-Run = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From float32 (h, w, 3) and (H, W, 3) in [0, 1] to the image (4h, 4w, 3) and the confidence (h, w)."""
+Run = Callable[..., dict[str, np.ndarray]]
+"""From the inputs by name to the outputs by name, float32, all without the axis of the batch."""
 
 
 def load(folder: str | Path, threads: int | None = None) -> Run:
@@ -31,7 +31,7 @@ def load(folder: str | Path, threads: int | None = None) -> Run:
             TensorFlow in this process.
 
     Returns:
-        A function of an input and a reference.
+        The function of the export.
 
     Raises:
         ExportError: the folder holds no export, or the package that runs it is not installed.
@@ -56,9 +56,9 @@ def _saved_model(folder: Path) -> Run:
     loaded = tf.saved_model.load(str(folder))
     signature = loaded.signatures["serving_default"]
 
-    def run(lr: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = signature(lr=tf.constant(lr[None]), reference=tf.constant(reference[None]))
-        return found["image"][0].numpy(), found["confidence"][0].numpy()
+    def run(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        found = signature(**{name: tf.constant(value[None]) for name, value in inputs.items()})
+        return {name: value[0].numpy() for name, value in found.items()}
 
     # The variables live as long as the object that was loaded.
     run.loaded = loaded
@@ -72,9 +72,9 @@ def _tflite(file: Path, threads: int | None) -> Run:
         raise ExportError(f'{file}: needs ai-edge-litert, pip install "tfcorr[tflite]"') from error
     runner = Interpreter(model_path=str(file), num_threads=threads).get_signature_runner()
 
-    def run(lr: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        found = runner(lr=lr[None], reference=reference[None])
-        return found["image"][0], found["confidence"][0]
+    def run(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        found = runner(**{name: value[None] for name, value in inputs.items()})
+        return {name: value[0] for name, value in found.items()}
 
     return run
 
@@ -89,10 +89,10 @@ def _onnx(file: Path, threads: int | None) -> Run:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
-    def run(lr: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        image, confidence = session.run(
-            ["image", "confidence"], {"lr": lr[None], "reference": reference[None]}
-        )
-        return image[0], confidence[0]
+    names = [output.name for output in session.get_outputs()]
+
+    def run(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+        found = session.run(names, {name: value[None] for name, value in inputs.items()})
+        return {name: value[0] for name, value in zip(names, found, strict=True)}
 
     return run

@@ -33,6 +33,7 @@ __all__ = [
     "export_super_resolution",
     "operators",
     "representative_pairs",
+    "representative_photos",
 ]
 
 MODEL_FILE = "model.tflite"
@@ -206,19 +207,35 @@ def representative_pairs(
         ExportError: there is no such folder, or no photograph in it.
         ImageError: a file cannot be read.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ExportError(f"{folder}: not a folder (expected one with photographs)")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_TYPES)
-    if not paths:
-        raise ExportError(f"{folder}: no photographs in it (expected PNG, JPEG, WebP, TIFF or BMP files)")
-    middles = [_middle(_rgb(path)) for path in paths[:_REPRESENTATIVE_PHOTOS]]
+    middles = [_middle(photo) for photo in representative_photos(folder)]
     pairs = []
     for number, photo in enumerate(middles):
         lr = np.clip(downscale(photo), 0, 1)
         reference = photo if number % 2 == 0 else middles[(number + 1) % len(middles)]
         pairs.append((_resized(lr, size), _resized(reference, reference_size)))
     return pairs
+
+
+def representative_photos(folder: str | Path, size: _Size | None = None) -> list[np.ndarray]:
+    """Reads the first 16 photographs of a folder, in the order of their names.
+
+    Args:
+        folder: see :func:`representative_pairs`.
+        size: (height, width) to bring them to, not keeping the sides' ratio; None: their own.
+
+    Returns:
+        float32 (h, w, 3) in [0, 1].
+
+    Raises:
+        ExportError, ImageError: see :func:`representative_pairs`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ExportError(f"{folder}: not a folder (expected one with photographs)")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _IMAGE_TYPES)
+    if not paths:
+        raise ExportError(f"{folder}: no photographs in it (expected PNG, JPEG, WebP, TIFF or BMP files)")
+    return [_resized(_rgb(path), size) for path in paths[:_REPRESENTATIVE_PHOTOS]]
 
 
 def _rgb(path: Path) -> np.ndarray:
