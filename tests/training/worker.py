@@ -50,7 +50,7 @@ def batches(start, stop):
         arrays = [tf.ensure_shape(a, shape) for a, shape in zip(arrays, shapes, strict=True)]
         return dict(zip(("lr", "hr", "reference"), arrays, strict=True))
 
-    return tf.data.Dataset.range(start, stop).map(load, deterministic=True)
+    return tf.data.Dataset.range(start, stop).map(load)
 
 
 def trainer_of(adversarial):

@@ -10,22 +10,19 @@ They take the dictionaries of `tfcorr.refsr.data` and work with `fit` and `evalu
 from __future__ import annotations
 
 import keras
-import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from tfcorr.imaging.matches import draw_matches
 from tfcorr.refsr.adversarial import Adversary, generator_loss
 from tfcorr.refsr.contrastive import contrastive_loss
-from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork
+from tfcorr.refsr.extractor import CorrespondenceNetwork
 from tfcorr.refsr.losses import correlation_divergence, reconstruction_loss, triplet_margin_loss
 from tfcorr.refsr.matching import PATCH_SIZE, correspondences, l2_normalize
 from tfcorr.refsr.model import C2Matching
+from tfcorr.refsr.overlays import known_matches, scored_matches
 from tfcorr.refsr.perceptual import PerceptualNetwork
 from tfcorr.refsr.upsampling import BicubicUpsampling
 from tfcorr.training.distribution import shared_gradients
-
-_STRIDE = FEATURE_STRIDES["relu3_1"]
 
 
 class StageTrainer(keras.Model):
@@ -169,20 +166,9 @@ class MatcherTrainer(StageTrainer):
 
     def pictures(self, data) -> dict:
         """Input and reference of each sample with some matched points: green at most a cell off, else red."""
-        query, reference = (ops.convert_to_numpy(l2_normalize(f)) for f in self(data))
-        columns, width = query.shape[2], reference.shape[2]
-        places = _grid(*query.shape[1:3])
-        drawn = []
-        for number in range(len(query)):
-            true = np.asarray(data["target"][number]).reshape(*query.shape[1:3], 2)
-            kept = np.asarray(data["valid"][number])[places[:, 0] * columns + places[:, 1]]
-            asked = places[kept]
-            similarity = query[number][tuple(asked.T)] @ reference[number].reshape(-1, query.shape[3]).T
-            found = np.stack(np.divmod(similarity.argmax(axis=-1), width), axis=-1)
-            right = np.abs(found - true[tuple(asked.T)]).max(axis=-1) <= 1
-            pair = (np.asarray(data[side][number]) for side in (self.input_side, "reference"))
-            drawn.append(draw_matches(*pair, asked * _STRIDE, found * _STRIDE, right.astype(np.float32)))
-        return {"matches": np.stack(drawn)}
+        query, reference = (ops.convert_to_numpy(l2_normalize(feature)) for feature in self(data))
+        images, references = data[self.input_side], data["reference"]
+        return {"matches": known_matches(query, reference, data["target"], data["valid"], images, references)}
 
 
 class RestorerTrainer(StageTrainer):
@@ -253,22 +239,12 @@ class RestorerTrainer(StageTrainer):
             "matches": self._matches(data, parts[0]),
         }
 
-    def _matches(self, data, enlarged) -> np.ndarray:
-        """Enlarged input and reference with some matched points: the greener, the higher the score."""
+    def _matches(self, data, enlarged):
         reference = self.model.extract(data["reference"])["conv3_1"]
         matches = correspondences(self.model.describe(data["lr"]), reference)
-        index, score = (ops.convert_to_numpy(a) for a in (matches.index, matches.score))
-        places = _grid(*index.shape[1:3])
+        index, score = (ops.convert_to_numpy(array) for array in (matches.index, matches.score))
         columns = reference.shape[2] - (PATCH_SIZE - 1)
-        middle = PATCH_SIZE // 2
-        drawn = []
-        for number in range(len(index)):
-            found = np.stack(np.divmod(index[number][tuple(places.T)], columns), axis=-1)
-            scores = np.clip(score[number][tuple(places.T)], 0, 1)
-            pair = (ops.convert_to_numpy(a)[number] for a in (enlarged, data["reference"]))
-            points = ((cells + middle) * _STRIDE for cells in (places, found))
-            drawn.append(draw_matches(*pair, *points, scores))
-        return np.stack(drawn)
+        return scored_matches(index, score, columns, enlarged, data["reference"])
 
 
 class AdversarialRestorerTrainer(RestorerTrainer):
@@ -353,14 +329,6 @@ def reduce_by_4(images):
     size = tf.shape(images)[1:3] // 4
     reduced = tf.image.resize(images, size, method="bicubic", antialias=True)
     return ops.round(ops.clip(reduced, 0.0, 1.0) * 255.0) / 255.0
-
-
-def _grid(height: int, width: int, count: int = 6) -> np.ndarray:
-    """Up to count x count cells (y, x), evenly spread: int (N, 2)."""
-    rows, columns = (
-        np.unique(np.linspace(0, n - 1, min(count, n) + 2).round().astype(int)[1:-1]) for n in (height, width)
-    )
-    return np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def offset_sizes(learned: dict) -> dict:

@@ -81,8 +81,8 @@ def run_fit(
 ) -> RunState:
     """Train to the last step, from the folder's checkpoint if there is one.
 
-    Interrupted and continued, a run sees the same batches and ends with the same weights as in one go (up
-    to the order of floating-point sums).
+    Interrupted and continued, a run sees the same batches and ends with the same weights as in one go: up to
+    the order of floating-point sums, which with one thread (``settings.threads``) is fixed.
 
     With a trainer that was made in the scope of a `tf.distribute.MultiWorkerMirroredStrategy`, all workers
     call this with the same arguments and a folder that all can read; the chief alone writes.
