@@ -2,13 +2,16 @@
 
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
 
 from tfcorr.config import ConfigError, load_config
 from tfcorr.refsr import ablation
+from tfcorr.refsr.aggregation import DynamicAggregation
 from tfcorr.refsr.evaluation import Contender
+from tfcorr.training.optimizer import GroupedAdam
 
 
 class Offset:
@@ -60,3 +63,24 @@ def test_ablation(tmp_path, monkeypatch):
     assert "| + aggregation |" in (tmp_path / "a.md").read_text()
     with pytest.raises(ConfigError, match="steps: expected at least one"):
         ablation.run(load_config("refsr/ablation", [*words, "steps=[]"]))
+
+
+def test_plain_patch_copying_is_a_configuration():
+    # Without a learning rate, the offsets stay where matching put them and the masks at one half.
+    rng = np.random.default_rng(0)
+    layer = DynamicAggregation(4, deform_groups=2, implementation="reference")
+    shapes = {"reference": (1, 6, 7, 8), "feature": (1, 5, 4, 3), "pre_offset": (1, 5, 4, 18)}
+    layer.build(*shapes.values())
+    optimizer = GroupedAdam(0.1, multipliers={"conv_offset_mask": 0.0})
+    variables = layer.trainable_variables
+    before = {variable.path: np.array(variable) for variable in variables}
+    optimizer.apply([keras.ops.ones_like(variable) for variable in variables], variables)
+    for variable in variables:
+        moved = not np.array_equal(variable, before[variable.path])
+        assert moved == ("conv_offset_mask" not in variable.path)
+    inputs = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    _, learned = layer(**inputs, return_learned=True)
+    assert not np.any(learned)
+    offset, mask = layer.predict_offset_mask(inputs["feature"], inputs["pre_offset"])
+    np.testing.assert_array_equal(offset[..., :18], inputs["pre_offset"])
+    np.testing.assert_array_equal(mask, np.full((1, 5, 4, 18), 0.5))

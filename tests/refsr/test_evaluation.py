@@ -128,7 +128,7 @@ def test_several_models(cases):
     ]
     assert result["differences"]["ours: none - plain: none"]["mean"] == 0
     text, document = benchmark_table(result), benchmark_markdown(result)
-    for name in ("ours: true", "plain: none", "texture, 1 images", "bicubic"):
+    for name in ("ours: true", "plain: none", "texture, 1 image", "bicubic"):
         assert name in text and name in document
     with pytest.raises(DataError, match="names occur twice: a, a"):
         evaluate([Contender("a", Copier()), Contender("a", Copier())], cases)

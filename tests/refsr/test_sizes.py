@@ -2,6 +2,7 @@
 
 import json
 
+from tfcorr.cli import main
 from tfcorr.config import load_config
 from tfcorr.refsr import sizes
 
@@ -20,3 +21,8 @@ def test_table_4(tmp_path):
     assert parts["tail_small"] == parts["tail_medium"] == 147_712 and parts["tail_large"] == 19_331
     assert json.loads((tmp_path / "sizes.json").read_text()) == result
     assert "4,825,395" in table and "4.8M" in table
+
+
+def test_no_contact_sheets(capsys):
+    assert main(["evaluate", "refsr/model_sizes", "--figures", "sheets"]) == 2
+    assert "--figures: stage model_sizes has none" in capsys.readouterr().err

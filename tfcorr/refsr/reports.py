@@ -54,6 +54,11 @@ def mean(statistic: Mapping[str, float], digits: int, *, sign: bool = False) -> 
     return f"{statistic['mean']:{form}} ± {statistic['error']:.{digits}f}"
 
 
+def counted(count: int) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{count} image" if count == 1 else f"{count} images"
+
+
 def benchmark_table(result: dict) -> str:
     """The result of `tfcorr.refsr.evaluation.evaluate` as lines of text."""
     blocks = []
@@ -82,7 +87,7 @@ def benchmark_markdown(result: dict) -> str:
 def _parts(result: dict) -> list[tuple[str, dict]]:
     """The whole and the subsets, each with a title."""
     parts = {"all": result, **result.get("subsets", {})}
-    return [(f"{name}, {part['count']} images", part) for name, part in parts.items()]
+    return [(f"{name}, {counted(part['count'])}", part) for name, part in parts.items()]
 
 
 def _quality(part: dict) -> tuple[list[str], list[list[str]]]:

@@ -28,7 +28,7 @@ from tfcorr.refsr.layouts import TRUE
 from tfcorr.refsr.matchers import Matcher, find_matcher, inner_points
 from tfcorr.refsr.photos import DataError, PhotoCache, find_images
 from tfcorr.refsr.plots import lines, write_plot
-from tfcorr.refsr.reports import markdown_table, mean, text_table, write_report
+from tfcorr.refsr.reports import counted, markdown_table, mean, text_table, write_report
 
 BORDER = SCALE
 _MEASURES = ("aee", "within", "answered")
@@ -224,7 +224,7 @@ def _statistic(values: Iterable[float | None]) -> dict | None:
 def _tables(result: dict, transforms: Sequence[Transform]) -> list[tuple[str, list[str], list[list[str]]]]:
     """Title, header and rows of each table."""
     labels = [transform.label for transform in transforms]
-    count = f"{len(result['images'])} images"
+    count = counted(len(result["images"]))
     threshold = f"{result['protocol']['threshold']:g}"
     titles = {
         ("matchers", "aee"): ("AEE in pixels of the reference", 2, 1),
@@ -238,7 +238,7 @@ def _tables(result: dict, transforms: Sequence[Transform]) -> list[tuple[str, li
                 [name, *(_scaled(per[label][subset][measure], digits, factor) for label in labels)]
                 for name, per in result[group].items()
             ]
-            what = count if subset == "all" else f"texture subset, {len(result['texture'])} images"
+            what = count if subset == "all" else f"texture subset, {counted(len(result['texture']))}"
             tables.append((f"{title}, {what}", ["", *labels], rows))
     return tables
 
