@@ -169,6 +169,7 @@ def export_tflite(
         _variables(network),
         precision=precision,
         examples=[[image[None] for image in pair] for pair in representative or ()],
+        quantized=("CONV_2D", "DEPTHWISE_CONV_2D"),
     )
     (folder / tflite.MODEL_FILE).write_bytes(content)
     write_json(folder / "export.json", {**(information or {}), "file": tflite.MODEL_FILE})

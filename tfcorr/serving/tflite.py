@@ -110,6 +110,7 @@ def convert(
     *,
     precision: str = "float32",
     examples: Sequence[Sequence[np.ndarray]] = (),
+    quantized: Sequence[str] = ("CONV_2D",),
     float_convolutions: Sequence[str] = (),
 ) -> bytes:
     """Converts a function of tensors to TFLite with built-in operators only.
@@ -120,7 +121,8 @@ def convert(
         variables: all variables that it reads.
         precision: one of :data:`PRECISIONS`.
         examples: for `"int8"`, values of the inputs.
-        float_convolutions: parts of names of convolutions that stay in float32 in `"int8"`.
+        quantized: kinds of operators that `"int8"` quantises.
+        float_convolutions: parts of names of convolutions that stay in float32 nevertheless.
 
     Returns:
         The file's content.
@@ -151,7 +153,7 @@ def convert(
         if "Flex" not in str(error) and "custom op" not in str(error):
             raise
         raise ExportError(f"TFLite has no built-in operator for a part of this model: {error}") from error
-    return _quantized_convolutions(content, float_convolutions) if precision == "int8" else content
+    return _quantized(content, quantized, float_convolutions) if precision == "int8" else content
 
 
 def _as_lists(examples: Sequence[Sequence[np.ndarray]]) -> Iterator[list[np.ndarray]]:
@@ -159,16 +161,16 @@ def _as_lists(examples: Sequence[Sequence[np.ndarray]]) -> Iterator[list[np.ndar
         yield [np.asarray(value, np.float32) for value in example]
 
 
-def _quantized_convolutions(calibrated: bytes, float_convolutions: Sequence[str]) -> bytes:
-    """Quantises the convolutions of a calibrated graph to int8, all but the named ones."""
+def _quantized(calibrated: bytes, quantized: Sequence[str], float_convolutions: Sequence[str]) -> bytes:
+    """Quantises the operators of some kinds in a calibrated graph to int8, all but the named ones."""
     from tensorflow.lite.python.convert import mlir_quantize
 
-    kinds, outputs = set(), []
+    kinds, kept = set(), []
     for kind, output in operators(calibrated):
         kinds.add(kind)
-        if kind == "CONV_2D" and any(name in output for name in float_convolutions):
-            outputs.append(output)
-    return mlir_quantize(calibrated, denylisted_ops=sorted(kinds - {"CONV_2D"}), denylisted_nodes=outputs)
+        if kind in quantized and any(name in output for name in float_convolutions):
+            kept.append(output)
+    return mlir_quantize(calibrated, denylisted_ops=sorted(kinds - set(quantized)), denylisted_nodes=kept)
 
 
 def operators(content: bytes) -> Iterator[tuple[str, str]]:
