@@ -115,18 +115,19 @@ def end_point_error(flow, truth):
     return float(np.mean(np.linalg.norm(flow - truth, axis=-1)))
 
 
-@pytest.mark.parametrize("smooth_weight", [0.0, 0.05])
-def test_reweighting_beats_plain_averaging(tmp_path, smooth_weight):
-    """With one of four hypotheses wrong on 30 % of the cells; the paper's values but for the floor."""
+def test_reweighting_beats_plain_averaging(tmp_path):
+    """With one of four hypotheses wrong on 30 % of the cells; the paper's values but for the floor.
+
+    Without smoothness, which pulls at a flow without a network behind it alike with and without weights.
+    """
     truth, hypotheses = hypotheses_of(4)
-    options = {"steps": 240, "steps_per_round": 40, "smooth_weight": smooth_weight}
+    options = {"steps": 160, "steps_per_round": 40, "smooth_weight": 0.0}
     weighted, store, _ = distil(tmp_path / "weighted", hypotheses, **options)
     average, _, _ = distil(tmp_path / "average", hypotheses, reweight=False, **options)
-    if smooth_weight == 0:
-        assert end_point_error(average, hypotheses.mean(axis=1)) < 0.01
+    assert end_point_error(average, hypotheses.mean(axis=1)) < 0.01
     assert end_point_error(weighted, truth) <= 0.7 * end_point_error(average, truth)
-    # Six E-steps at phi = 0.01: the deviations that are stored tell the wrong cells.
-    variance = store.read(np.arange(4), 6)[:, 0]
+    # Four E-steps at phi = 0.01: the variances that are stored tell the wrong cells.
+    variance = store.read(np.arange(4), 4)[:, 0]
     wrong = np.linalg.norm(hypotheses[:, 3] - truth, axis=-1) > 0.2
     assert variance[wrong].mean() > 20 * variance[~wrong].mean()
 

@@ -100,7 +100,7 @@ def _lite0(weights, arguments) -> Backbone:
     if weights is not None:
         _loaded("efficientnet_lite0", weights, lambda: lite0.load_weights(network, weights))
     outputs = [network.outputs[lite0.LAST_BLOCKS[stride]] for stride in STRIDES]
-    features = keras.Model(network.inputs, outputs, name="features")
+    features = keras.Model(network.inputs[0], outputs, name="features")
     return Backbone(features, STRIDES, lite0.preprocess, name="efficientnet_lite0")
 
 
@@ -124,14 +124,14 @@ def _application(name: str, weights, arguments) -> Backbone:
     # Functions of one file share their preprocessing, which stands beside them.
     preprocess = sys.modules[make.__module__].preprocess_input
     strides, outputs = _last_at_strides(network)
-    features = keras.Model(network.inputs, outputs, name="features")
+    features = keras.Model(network.inputs[0], outputs, name="features")
     return Backbone(features, strides, lambda images: preprocess(images * 255.0), name=name)
 
 
 def _last_at_strides(network: keras.Model) -> tuple[tuple[int, ...], list]:
     """The strides of a network and its last output at each."""
     candidates = [layer.output for layer in network.layers if isinstance(layer.output, keras.KerasTensor)]
-    everything = keras.Model(network.inputs, candidates)
+    everything = keras.Model(network.inputs[0], candidates)
     shapes = everything.compute_output_spec(keras.KerasTensor((1, _PROBE, _PROBE, 3)))
     last = {}
     for output, probe in zip(candidates, shapes, strict=True):
@@ -167,7 +167,7 @@ def _keras_cv(name: str, weights, arguments) -> Backbone:
     levels = {2 ** int(level[1:]): layer for level, layer in network.pyramid_level_inputs.items()}
     strides = tuple(stride for stride in STRIDES if stride in levels)
     outputs = [network.get_layer(levels[stride]).output for stride in strides]
-    features = keras.Model(network.inputs, outputs, name="features")
+    features = keras.Model(network.inputs[0], outputs, name="features")
     return Backbone(features, strides, lambda images: images * (255.0 if rescaling else 1.0), name=name)
 
 
