@@ -137,6 +137,7 @@ def run(trainer, batches, folder):
         batch=2,
         learning_rate=LearningRate(1e-3, "cosine", warmup=2),
         log_every=2,
+        profile_steps=0,
         ema=0.5,
         clip_norm=1.0,
     )
@@ -169,6 +170,7 @@ def resumed_runs(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_interrupted_run_ends_with_the_same_weights(resumed_runs, kind):
     with np.load(resumed_runs / f"{kind}.npz") as archive:

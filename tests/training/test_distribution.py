@@ -60,6 +60,7 @@ def assert_same(found, expected, kind):
         np.testing.assert_allclose(found[name], expected[name], rtol=2e-3, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_two_parts_of_a_cpu_train_like_one(tmp_path, single):
     finish(start("mirrored", 2, tmp_path))
     found = weights(tmp_path)
@@ -86,6 +87,7 @@ def start_workers(folder, *rest):
     return [start("workers", 0, folder, *rest, cluster=(addresses, index)) for index in range(2)]
 
 
+@pytest.mark.slow
 def test_two_workers_train_like_one_process_and_resume(tmp_path, single):
     # Stopped after the first step, and started again.
     finish(*start_workers(tmp_path, "interrupted"))

@@ -77,6 +77,7 @@ def main() -> None:
         distribute=distribute,
         devices=int(devices) or None,
         log_every=1,
+        profile_steps=0,
         checkpoint_every=1,
         max_minutes=1e-9 if rest else None,
         precision="float32",

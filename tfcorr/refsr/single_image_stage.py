@@ -20,7 +20,7 @@ from tfcorr.refsr.losses import reconstruction_loss
 from tfcorr.refsr.photos import DataError, PhotoCache, at_least, find_images
 from tfcorr.refsr.single_image import SingleImageNetwork
 from tfcorr.refsr.stages import FREE_KEYS
-from tfcorr.refsr.training import StageTrainer, psnr_y
+from tfcorr.refsr.training import psnr_y
 from tfcorr.refsr.upsampling import BicubicUpsampling
 from tfcorr.training.callbacks import RunState
 from tfcorr.training.distribution import is_chief, make_strategy
@@ -28,6 +28,7 @@ from tfcorr.training.loop import prepare, run_fit
 from tfcorr.training.model_folder import portable_command, write_card, write_weights
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
+from tfcorr.training.trainer import StageTrainer
 
 __all__ = ["SingleImageSamples", "SingleImageTrainer", "train"]
 
