@@ -65,7 +65,7 @@ def run(folder: Path, steps: int, **named):
         validation=batches(0, 2),
         validate_every=7,
         metric="closeness",
-        images=lambda: {"pictures/noise": np.zeros((1, 8, 8, 3), np.float32)},
+        images=lambda: {"noise": np.zeros((1, 8, 8, 3), np.float32)},
         report=lambda line: None,
         **named,
     )

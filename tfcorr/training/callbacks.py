@@ -234,7 +234,7 @@ class Log(keras.callbacks.Callback):
         if self.writer:
             with self.writer.as_default(step=self.state.step):
                 for name, value in self.images().items():
-                    tf.summary.image(name, value, max_outputs=4)
+                    tf.summary.image(f"pictures/{name}", value, max_outputs=4)
 
     def on_train_end(self, logs=None):
         self.flush()
