@@ -19,6 +19,8 @@ DATA = {
         "*.h",
         "flags.bzl",
         "kernels/*",
+        "cuda/*",
+        "fuzz/*",
         "BUILD",
         "MODULE.bazel",
         "WORKSPACE",

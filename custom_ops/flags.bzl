@@ -8,6 +8,17 @@ for one instruction set stand in files of their own, and are chosen at run time.
 
 COMMON_FLAGS = ["-O3", "-DNDEBUG", "-std=c++17", "-fPIC", "-Wall"]
 
+# The GPU's kernels, cuda/*.cu: machine code for two generations, and PTX for those to come.
+NVCC_FLAGS = [
+    "-std=c++17",
+    "-O3",
+    "-Xcompiler=-fPIC",
+    "-lineinfo",
+    "-gencode=arch=compute_80,code=sm_80",
+    "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_90,code=compute_90",
+]
+
 # By the suffix of the file's name. These files see no header of TensorFlow's: an inline function of theirs,
 # compiled for AVX-512, could be the copy that the linker keeps for all.
 KERNEL_SUFFIXES = ["_avx512", "_avx2", "_generic"]
