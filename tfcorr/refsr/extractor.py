@@ -22,7 +22,8 @@ FEATURE_STRIDES = {"relu1_1": 1, "relu2_1": 2, "relu3_1": 4}
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
 _CAFFE_MEAN = np.array((123.68, 116.779, 103.939), np.float32)  # RGB, 0 to 255.
-_CONVOLUTIONS = (("conv1_1", 64), ("conv1_2", 64), ("conv2_1", 128), ("conv2_2", 128), ("conv3_1", 256))
+#: Layers of an extractor and their widths, in their order.
+CONVOLUTIONS = (("conv1_1", 64), ("conv1_2", 64), ("conv2_1", 128), ("conv2_2", 128), ("conv3_1", 256))
 # The same five layers: torchvision's `features.N` and keras.applications' `blockI_convJ`.
 _TORCHVISION_NAMES = {"conv1_1": "0", "conv1_2": "2", "conv2_1": "5", "conv2_2": "7", "conv3_1": "10"}
 
@@ -44,7 +45,7 @@ class FeatureExtractor(keras.Model):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        for name, width in _CONVOLUTIONS:
+        for name, width in CONVOLUTIONS:
             layer = keras.layers.Conv2D(
                 width, 3, padding="same", kernel_initializer="he_normal", dtype=self.dtype_policy, name=name
             )
@@ -53,7 +54,7 @@ class FeatureExtractor(keras.Model):
 
     def build(self, input_shape=None):
         width = 3
-        for name, filters in _CONVOLUTIONS:
+        for name, filters in CONVOLUTIONS:
             getattr(self, name).build((None, None, None, width))
             width = filters
         self.built = True
@@ -141,7 +142,7 @@ def load_imagenet_weights(extractor: FeatureExtractor, source: str, architecture
         weights = _from_npz(source)
     else:
         weights = _from_keras_applications(source, architecture)
-    for name, _ in _CONVOLUTIONS:
+    for name, _ in CONVOLUTIONS:
         getattr(extractor, name).set_weights(weights[name])
 
 
@@ -170,7 +171,7 @@ def _from_keras_applications(source: str, architecture: str) -> dict[str, list[n
             "(.npz with torchvision's names, or keras.applications' *_notop.h5)"
         ) from error
     weights = {}
-    for name, _ in _CONVOLUTIONS:
+    for name, _ in CONVOLUTIONS:
         block, number = name.removeprefix("conv").split("_")
         kernel, bias = vgg.get_layer(f"block{block}_conv{number}").get_weights()
         if name == "conv1_1":
