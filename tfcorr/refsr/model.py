@@ -11,7 +11,7 @@ from tfcorr.ops import match_patches
 from tfcorr.refsr.extractor import FEATURE_STRIDES, CorrespondenceNetwork, FeatureExtractor
 from tfcorr.refsr.gate import flow_agreement
 from tfcorr.refsr.matching import PATCH_SIZE, flow_from_index, l2_normalize, pre_offsets
-from tfcorr.refsr.restorer import PRESETS, RestorationNetwork, RestorerSizes, preset
+from tfcorr.refsr.restorer import RestorationNetwork, RestorerSizes, preset
 
 #: Cells of zeros between two references in one map: learned offsets at a border meet zeros, no neighbour.
 GAP = 4
@@ -273,11 +273,8 @@ class C2Matching(keras.Model):
 
     @property
     def architecture(self) -> dict:
-        """What a model's card stores, for :meth:`from_architecture`; a preset stands there by its name."""
-        config = self.restorer.config
-        name = next((name for name, known in PRESETS.items() if known == replace(config, gate=False)), None)
-        architecture = {"restorer": name or asdict(config), "reference_features": self.reference_source}
-        return {**architecture, "gate": True} if config.gate else architecture
+        """What a model's card stores, for :meth:`from_architecture`: every size, as a preset may change."""
+        return {"restorer": asdict(self.restorer.config), "reference_features": self.reference_source}
 
     @classmethod
     def from_architecture(cls, architecture: dict, **kwargs) -> C2Matching:
