@@ -305,10 +305,15 @@ def _adversary(loss: AdversarialLoss, config: RestorerConfig) -> Adversary:
 
 def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> None:
     source, _ = load_super_resolution(folder)
+    ours, theirs = (dataclasses.asdict(m.restorer.config) for m in (model, source))
+    # Sizes show in the shapes; what a network does with them does not.
+    differing = {name: theirs[name] for name in ours if name != "gate" and ours[name] != theirs[name]}
     try:
         absent = model.take_weights(source)
     except ValueError as error:
         raise TfcorrError(f"initial_weights: {folder}: {error}") from error
+    if differing:
+        report(f"initial_weights: {folder} was trained otherwise: {differing}")
     if absent:
         report(f"initial_weights: not in {folder}, start untrained: {', '.join(absent)}")
 
