@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfcorr.ops import deform_conv2d, library, match_patches
+from tfcorr.ops import deform_conv2d, deform_conv_portable, library, match_patches
 from tfcorr.toolchain import BuildError, find_compiler
 
 ROOT = Path(__file__).parents[2]
@@ -286,6 +286,12 @@ def test_random_shapes_through_the_op():
             else:
                 assert [list(r.shape) for r in result] == list(shapes.values())
     assert answers > 50 and refusals > 50
+
+
+def test_portable_indices_are_wide_enough():
+    assert deform_conv_portable._index_dtype(1, 16381, 16382, 7) == "int32"
+    assert deform_conv_portable._index_dtype(1, 16381, 16382, 8) == "int64"
+    assert deform_conv_portable._index_dtype(1, None, 16382, 8) == "int32"
 
 
 @needs_op

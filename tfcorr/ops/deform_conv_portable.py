@@ -40,6 +40,7 @@ def portable_deform_conv2d(x, kernel, offset, mask, bias, geometry):
     pad_top, _ = geometry.pad(0, height, kh)
     pad_left, _ = geometry.pad(1, width, kw)
     tap_y, tap_x, group = _sample_places(kh, kw, geometry)
+    integer = _index_dtype(batch, height, width, groups)
 
     def convolve(tile):
         """Output of one tile: number of each pixel (T,), offset (T, samples * 2), mask (T, samples)."""
@@ -59,10 +60,10 @@ def portable_deform_conv2d(x, kernel, offset, mask, bias, geometry):
         y0, x0 = ops.stop_gradient(ops.floor(y)), ops.stop_gradient(ops.floor(x))
         ly, lx = y - y0, x - x0
         # The border shifts everything by one; samples outside point at the two rows of zeros below the image.
-        row = ops.where(inside, ops.cast(y0, "int32") + 1, height + 1)
-        column = ops.where(inside, ops.cast(x0, "int32") + 1, 0)
-        entry = ops.expand_dims(number // (out_height * out_width), 1)
-        first = ((entry * (height + 3) + row) * row_length + column) * groups + group
+        row = ops.cast(ops.where(inside, ops.cast(y0, "int32") + 1, height + 1), integer)
+        column = ops.cast(ops.where(inside, ops.cast(x0, "int32") + 1, 0), integer)
+        entry = ops.cast(ops.expand_dims(number // (out_height * out_width), 1), integer)
+        first = ((entry * (height + 3) + row) * row_length + column) * groups + ops.cast(group, integer)
 
         def corner(index, weight):
             return ops.take(table, index, axis=0) * ops.expand_dims(weight, 2)
@@ -86,6 +87,16 @@ def portable_deform_conv2d(x, kernel, offset, mask, bias, geometry):
     if bias is not None:
         output = output + ops.cast(bias, "float32")
     return ops.cast(ops.reshape(output, (batch, out_height, out_width, outputs)), dtype)
+
+
+def _index_dtype(batch, height, width, groups: int) -> str:
+    """Integers that count the rows of `_padded_rows`: int32, which TFLite's operators want, where it suffices.
+
+    Of unknown sizes nothing can be told; there it is int32.
+    """
+    if not all(isinstance(size, int) for size in (batch, height, width)):
+        return "int32"
+    return "int32" if batch * (height + 3) * (width + 2) * groups < 1 << 31 else "int64"
 
 
 def _padded_rows(x, groups: int):
