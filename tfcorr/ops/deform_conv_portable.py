@@ -90,7 +90,7 @@ def portable_deform_conv2d(x, kernel, offset, mask, bias, geometry):
 
 
 def _index_dtype(batch, height, width, groups: int) -> str:
-    """Integers that count the rows of `_padded_rows`: int32, which TFLite's operators want, where it suffices.
+    """Integers that count the rows of `_padded_rows`: int32, as TFLite wants it, where that suffices.
 
     Of unknown sizes nothing can be told; there it is int32.
     """
