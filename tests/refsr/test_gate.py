@@ -6,13 +6,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 
-from tfcorr.refsr.gate import ReferenceGate, flow_agreement
+from tfcorr.config import parse_config
+from tfcorr.pretrained import load_super_resolution
+from tfcorr.refsr.gate import INITIAL_THRESHOLD, ReferenceGate, flow_agreement
 from tfcorr.refsr.matching import pre_offsets
 from tfcorr.refsr.memory import MemoryPlan
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.predictor import SuperResolver
 from tfcorr.refsr.restorer import PRESETS
+from tfcorr.refsr.stages import train
+from tfcorr.training.model_folder import write_card, write_weights
 
 TINY = {
     "features": 8,
@@ -236,3 +241,54 @@ def test_details_tell_of_the_gate_and_tiles_change_nothing(model):
 def test_small_inputs(model, size):
     result = SuperResolver(model).upscale(image(*size)[0], image(9, 11, 1)[0], details=True)
     assert result.confidence.shape == size
+
+
+def test_training_goes_on_from_a_model_without_a_gate(tmp_path):
+    for kind in ("input", "ref"):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            pixels = (image(32, 32, number)[0] * 255).astype(np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{number}.png")
+    plain = lively(C2Matching.from_architecture({"restorer": TINY}))
+    models = {"m": (plain.correspondence, "correspondence", {}), "p": (plain, "super-resolution", None)}
+    for name, (model, job, architecture) in models.items():
+        checksums = write_weights(tmp_path / name, model)
+        architecture = plain.architecture if architecture is None else architecture
+        card = {"name": name, "job": job, "architecture": architecture, "checksums": checksums}
+        write_card(tmp_path / name, card)
+    pairs = [{"input_dir": "input", "reference_dir": "ref"}]
+    config = parse_config(
+        {
+            "stage": "restorer",
+            "name": "g",
+            "data_root": str(tmp_path),
+            "output": str(tmp_path / "g"),
+            "run": str(tmp_path / "run"),
+            "matcher": str(tmp_path / "m"),
+            "initial_weights": str(tmp_path / "p"),
+            "model": {"restorer": {**TINY, "context": "matched"}, "gate": True},
+            "data": {
+                "pairs": pairs,
+                "patch": 32,
+                "crop": 24,
+                "unrelated": 0.5,
+                "partly_related": 0.5,
+            },
+            "train": {"steps": 1, "batch": 2, "learning_rate": {"initial": 1.0e-3}, "precision": "float32"},
+            "validation": {"pairs": pairs, "count": 2, "every": 1},
+        }
+    )
+    lines = []
+    train(config, ["tfcorr", "train"], lines.append)
+    assert any("start untrained: restorer/gate/threshold, " in line for line in lines)
+    assert any("trained otherwise: {'context': 'unaligned'}" in line for line in lines)
+    model, card = load_super_resolution(tmp_path / "g")
+    assert model.gated
+    assert card.architecture["restorer"]["gate"] is True
+    # The threshold of scores is none of the gate's.
+    assert "confidence_threshold" not in card.content
+    gate = model.restorer.gate
+    assert float(gate.threshold) != pytest.approx(INITIAL_THRESHOLD, abs=1e-6)
+    # One step of Adam moves no weight by more than the learning rate: the rest came from the other model.
+    for ours, theirs in zip(model.restorer.content_body, plain.restorer.content_body, strict=True):
+        np.testing.assert_allclose(ours.conv1.kernel, theirs.conv1.kernel, atol=1.1e-3)

@@ -49,6 +49,9 @@ _SMALLEST_REFERENCE = 16
 # input's own.
 _REFERENCE_MARGIN = 12
 _INPUT_MARGIN = 6
+# How far the gate looks, in patches: its convolutions 7, the mean of the covering patches 1, and 1 for the
+# border that stands in for missing ones.
+_GATE_MARGIN = 9
 
 
 # Pixels of the input that neighbouring tiles share; see tests/refsr/test_predictor.py for what it leaves of a
@@ -348,15 +351,12 @@ class SuperResolver:
             tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, min(tile) // 2))
             ticks.start_round(len(blocks) + len(tiles))
             matches = self._match(rgb, references.state, blocks, ticks)
-            # Of the whole image at once: it looks further than tiles overlap, and takes little memory.
-            gate = None
-            if self.model.gated:
-                gate = keras.ops.convert_to_numpy(self._gate(matches.score[None], matches.agreement[None]))
+            gate = self._gate_in_blocks(matches, blocks) if self.model.gated else None
             return self._restore_tiles(rgb, references.state, matches, gate, tiles, ticks), matches, gate
 
         upscaled, matches, gate = within_memory(self._memory, work)
         if gate is not None:
-            gate = gate[0, :height, :width, 0]
+            gate = gate[:height, :width]
         return upscaled[: SCALE * height, : SCALE * width], matches, gate
 
     def _match(
@@ -386,6 +386,27 @@ class SuperResolver:
             ticks.step()
         return matches
 
+    def _gate_in_blocks(self, matches: _Matches, blocks: list[_Window]) -> np.ndarray:
+        """The gate of an image (h, w), the same as in one piece; blocks are of top-left cells of patches."""
+        height, width = matches.score.shape
+        gate = np.empty((height + 2, width + 2), np.float32)
+        for block in blocks:
+            around = block.widened(_GATE_MARGIN, height, width)
+            fields = (
+                field[None, around.rows, around.columns] for field in (matches.score, matches.agreement)
+            )
+            part = keras.ops.convert_to_numpy(self._gate(*fields))[0, :, :, 0]
+            # A patch's pixel is its centre; a block at the border has the pixels beside it too.
+            pixels = _Window(
+                block.top + (block.top > 0),
+                block.bottom + 1 + (block.bottom == height),
+                block.left + (block.left > 0),
+                block.right + 1 + (block.right == width),
+            )
+            inside = pixels.within(around)
+            gate[pixels.rows, pixels.columns] = part[inside.rows, inside.columns]
+        return gate
+
     def _restore_tiles(
         self,
         rgb: np.ndarray,
@@ -403,7 +424,7 @@ class SuperResolver:
             origin = np.array([tile.rows.start, tile.columns.start], np.int32)
             # Offsets count from a cell's own place, which in the tile's grid is `origin` less.
             offset = offsets[:, rows, columns] + np.tile(origin.astype(np.float32), 9)
-            weights = () if gate is None else (gate[:, rows, columns],)
+            weights = () if gate is None else (gate[None, rows, columns, None],)
             upscaled = self._restore(rgb[None, rows, columns], references.features, offset, origin, *weights)
             canvas.add(tile, keras.ops.convert_to_numpy(upscaled)[0])
             ticks.step()
