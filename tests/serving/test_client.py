@@ -86,7 +86,8 @@ def test_bytes_and_files(client, tmp_path):
 
     wanted = expected(stored(low_res), stored(first), stored(second)) * 255
     assert np.abs(upscaled - wanted).max() <= 0.51
-    assert client.upscale(png(low_res)) == client.upscale(png(low_res), [png(low_res)])
+    alone = client.upscale(png(low_res))
+    assert alone == client.upscale(png(low_res), bytearray(png(low_res)))
 
 
 def test_status_and_signatures(client):
@@ -339,6 +340,7 @@ def strange():
         ("other", "INTERNAL", "the outputs a, b, expected 'image'"),
         ("shape", "INTERNAL", r"shape \(1, 1, 1, 1\), expected \(1, 24, 20, 3\)"),
         ("cut", "UNAVAILABLE", "100 bytes too early"),
+        ("text", "INTERNAL", "answered with no array"),
         ("slow", "DEADLINE_EXCEEDED", "no answer within 0.6 s"),
     ],
 )

@@ -187,21 +187,21 @@ class Client:
         outputs = self._predict(
             "serving_default", {"lr": low_res[None], "reference": reference[None]}, deadline
         )
-        upscaled = np.asarray(_only(outputs, "image", self.address), np.float32)
+        found = _only(outputs, "image", self.address)
+        try:
+            upscaled = np.asarray(found, np.float32)
+        except (TypeError, ValueError) as error:  # texts, or lists of different lengths
+            raise self._stranger("no array") from error
         expected = (1, SCALE * height, SCALE * width, 3)
         if upscaled.shape != expected:
-            raise ServingError(
-                f"{self.address}: model {self.model!r} answered with shape {upscaled.shape}, expected "
-                f"{expected}: it is no model of tfcorr",
-                "INTERNAL",
-            )
+            raise self._stranger(f"shape {upscaled.shape}, expected {expected}")
         return from_rgb(upscaled[0], image)
 
     def _upscale_encoded(self, image: Encoded, references: Any, deadline: float | None) -> bytes:
         content = _content(image, "image", self.max_message)
         if references is None:
             references = []
-        elif isinstance(references, (bytes, str, os.PathLike)):
+        elif isinstance(references, (bytes, bytearray, memoryview, str, os.PathLike)):
             references = [references]
         contents = [
             _content(reference, f"reference {number}", self.max_message)
@@ -212,11 +212,15 @@ class Client:
         png = _only(self._predict("from_bytes", inputs, deadline), "png_bytes", self.address)
         png = png.item() if isinstance(png, np.ndarray) and png.size == 1 else png
         if not isinstance(png, bytes):
-            raise ServingError(
-                f"{self.address}: model {self.model!r} answered with no bytes: it is no model of tfcorr",
-                "INTERNAL",
-            )
+            raise self._stranger("no bytes")
         return png
+
+    def _stranger(self, answer: str) -> ServingError:
+        """The error for an answer that no export of tfcorr gives."""
+        return ServingError(
+            f"the server {self.address}: model {self.model!r} answered with {answer}, so it is none of tfcorr",
+            "INTERNAL",
+        )
 
     def _check_size(self, size: int, what: str) -> None:
         if size > self.max_message:
@@ -307,4 +311,6 @@ def _only(outputs: Mapping[str, Any], name: str, address: str) -> Any:
     if len(outputs) == 1:
         return next(iter(outputs.values()))
     found = ", ".join(sorted(outputs)) or "none"
-    raise ServingError(f"{address}: the answer has the outputs {found}, expected {name!r}", "INTERNAL")
+    raise ServingError(
+        f"the server {address}: the answer has the outputs {found}, expected {name!r}", "INTERNAL"
+    )
