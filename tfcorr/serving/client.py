@@ -218,7 +218,7 @@ class Client:
     def _stranger(self, answer: str) -> ServingError:
         """The error for an answer that no export of tfcorr gives."""
         return ServingError(
-            f"the server {self.address}: model {self.model!r} answered with {answer}, so it is none of tfcorr",
+            f"the server {self.address}: model {self.model!r} answered with {answer}; it is none of tfcorr's",
             "INTERNAL",
         )
 
