@@ -10,7 +10,6 @@ from tfcorr.toolchain import BuildError, find_compiler
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.slow
 def test_index_arithmetic(tmp_path):
     try:
         compiler = find_compiler()
