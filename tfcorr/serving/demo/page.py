@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -307,7 +306,7 @@ def _told() -> Iterator[None]:
     except MemoryError as error:
         raise gr.Error(f"Out of memory: {error}", title="tfcorr", print_exception=False) from error
     except Exception as error:
-        print(f"tfcorr demo: {type(error).__name__}: {error}", file=sys.stderr)
+        # Gradio prints this one with its traceback.
         raise gr.Error(
             "This failed, and tfcorr does not know why; the terminal that runs the page says more.",
             title="tfcorr",
