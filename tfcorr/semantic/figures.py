@@ -137,17 +137,12 @@ def _errors(source: np.ndarray, score: PairScore, alpha: float) -> np.ndarray:
     return np.asarray(image)
 
 
-def _spread(confidence: np.ndarray, across: int = 5) -> np.ndarray:
-    """(N, 2) integer (x, y): the most trusted pixel of each field of a grid, where that is above one half."""
-    height, width = confidence.shape
-    chosen = []
-    for rows in np.array_split(np.arange(height), min(across, height)):
-        for columns in np.array_split(np.arange(width), min(across, width)):
-            field = confidence[np.ix_(rows, columns)]
-            y, x = np.unravel_index(np.argmax(field), field.shape)
-            if field[y, x] > 0.5:
-                chosen.append((columns[x], rows[y]))
-    return np.array(chosen, int).reshape(-1, 2)
+def _spread(confidence: np.ndarray, across: int = 6) -> np.ndarray:
+    """(N, 2) integer (x, y): a regular grid of pixels, of which those above one half in confidence."""
+    rows, columns = (((np.arange(across) + 0.5) * side / across).astype(int) for side in confidence.shape)
+    x, y = (a.ravel() for a in np.meshgrid(columns, rows))
+    kept = confidence[y, x] > 0.5
+    return np.stack([x[kept], y[kept]], axis=-1)
 
 
 def _number_colours(count: int) -> list[tuple[int, int, int]]:
@@ -203,22 +198,20 @@ def _fitted(image: np.ndarray) -> np.ndarray:
 
 
 def _page(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> np.ndarray:
-    """Captioned panels on paper."""
+    """Captioned panels on paper; columns and rows are as large as their largest panel."""
     room = _CAPTION + 8
-    heights = [max(panel.shape[0] for _, panel in row) for row in rows]
-    columns = max(map(len, rows))
-    page = Image.new(
-        "RGB",
-        (_GAP + columns * (_PANEL + _GAP), _GAP + sum(height + room + _GAP for height in heights)),
-        _PAPER,
-    )
-    draw = ImageDraw.Draw(page)
     font = ImageFont.load_default(_CAPTION)
-    top = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        for number, (caption, panel) in enumerate(row):
-            left = _GAP + number * (_PANEL + _GAP)
+    heights = [max(panel.shape[0] for _, panel in row) + room + _GAP for row in rows]
+    widths = [
+        max(max(row[i][1].shape[1], round(font.getlength(row[i][0]))) for row in rows if i < len(row)) + _GAP
+        for i in range(max(map(len, rows)))
+    ]
+    page = Image.new("RGB", (_GAP + sum(widths), _GAP + sum(heights)), _PAPER)
+    draw = ImageDraw.Draw(page)
+    for number, row in enumerate(rows):
+        top = _GAP + sum(heights[:number])
+        for column, (caption, panel) in enumerate(row):
+            left = _GAP + sum(widths[:column])
             draw.text((left, top), caption, _INK, font=font)
             page.paste(Image.fromarray(panel), (left, top + room))
-        top += height + room + _GAP
     return np.asarray(page)

@@ -254,8 +254,8 @@ def moved_source(flow: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def change_colours(image: np.ndarray, rng: np.random.Generator, jitter: ColourJitter) -> np.ndarray:
     """Change brightness, contrast, saturation and hue of an image at random.
 
-    keras-cv's layers do the same with generators of their own; a run that goes on would see other images
-    with them.
+    With OpenCV, where the pairs are made: every draw is the sample's own, so that a run that goes on sees the
+    same images.
 
     Args:
         image: (H, W, 3) uint8 RGB.
