@@ -16,7 +16,7 @@ from tfcorr.serving.files import ExportError, new_folder
 from tfcorr.serving.saved_model import export_super_resolution
 from tfcorr.serving.warmup import WARMUP_FILE
 
-LIMITS = Limits(pixels=1000, reference_pixels=6000, references=3)
+LIMITS = Limits(pixels=1100, reference_pixels=17_000, references=3)
 # Below the smallest sizes that the networks take, odd, and of several tiles of patches.
 SIZES = [((1, 1), (1, 2)), ((3, 5), (17, 9)), ((8, 8), (32, 32)), ((21, 14), (40, 83)), ((24, 40), (70, 72))]
 
@@ -94,6 +94,7 @@ def test_fresh_process_without_tfcorr(folder, upscaler, tmp_path):
             np.testing.assert_allclose(found[f"confidence{number}"][0], result.confidence, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_saved_model_cli(folder, upscaler, tmp_path):
     command = [str(Path(sys.executable).with_name("saved_model_cli"))]
     shown = subprocess.run(
@@ -180,7 +181,7 @@ def test_jpeg_grey_and_transparent_files(loaded):
         (np.zeros((1, 5, 6, 4)), np.zeros((1, 20, 20, 3)), "lr has shape [1 5 6 4], expected"),
         (np.zeros((1, 0, 6, 3)), np.zeros((1, 20, 20, 3)), "at least 1x1"),
         (np.zeros((0, 5, 6, 3)), np.zeros((0, 20, 20, 3)), "at least 1x1"),
-        (np.zeros((1, 32, 32, 3)), np.zeros((1, 20, 20, 3)), "lr has 1024 pixels, expected at most 1000"),
+        (np.zeros((1, 32, 35, 3)), np.zeros((1, 20, 20, 3)), "lr has 1120 pixels, expected at most 1100"),
         (
             np.zeros((1, 5, 6, 3)),
             np.zeros((1, 80, 80, 3)),
@@ -194,7 +195,7 @@ def test_jpeg_grey_and_transparent_files(loaded):
 def test_refused_arrays(loaded, lr, reference, sentence):
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         serve(loaded, lr, reference)
-    assert f"tfcorr: {sentence.split()[0]}" in caught.value.message or sentence in caught.value.message
+    assert "tfcorr: " in caught.value.message
     assert sentence in caught.value.message
 
 
@@ -210,9 +211,9 @@ def huge_png(width, height):
         (b"", [], "image is no PNG or JPEG file"),
         (b"GIF89a" + bytes(40), [], "image is no PNG or JPEG file"),
         (huge_png(1, 1)[:20], [], "image is no PNG or JPEG file"),
-        (huge_png(100_000, 50_000), [], "image has 5000000000 pixels, expected at most 1000"),
+        (huge_png(100_000, 50_000), [], "image has 5000000000 pixels, expected at most 1100"),
         (huge_png(1, 0), [], "at least 1x1"),
-        (huge_png(1, 1), [huge_png(100, 61)], "a reference has 6100 pixels, expected at most 6000"),
+        (huge_png(1, 1), [huge_png(100, 171)], "a reference has 17100 pixels, expected at most 17000"),
         (huge_png(1, 1), [b"text"], "a reference is no PNG or JPEG file"),
         (huge_png(1, 1), [huge_png(1, 1)] * 4, "references has 4 files, expected at most 3"),
     ],
@@ -225,6 +226,7 @@ def test_refused_files(loaded, content, references, sentence):
     assert sentence in caught.value.message
 
 
+@pytest.mark.slow
 def test_two_exports_are_equal(folder, loaded, upscaler, tmp_path):
     export_super_resolution(upscaler.model, tmp_path / "again", name="tiny", limits=LIMITS)
     again = tf.saved_model.load(str(tmp_path / "again"))
@@ -243,19 +245,17 @@ def test_warm_up_requests_run(folder, loaded):
     pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
     from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
-    seen = set()
+    seen = []
     for record in tf.data.TFRecordDataset(str(folder / WARMUP_FILE)):
         request = PredictionLog.FromString(record.numpy()).predict_log.request
         assert request.model_spec.name == "tiny"
-        signature = loaded.signatures[request.model_spec.signature_name]
         inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
-        if "lr" in inputs:
-            assert inputs["lr"].shape[1] * inputs["lr"].shape[2] <= 1024
-        else:
-            seen.add(signature(**inputs)["png_bytes"].shape)
-    assert seen == {()} or seen == {tf.TensorShape([])}
+        found = loaded.signatures[request.model_spec.signature_name](**inputs)
+        seen.append((request.model_spec.signature_name, sorted(found)))
+    assert seen == [("serving_default", ["confidence", "image"]), ("from_bytes", ["png_bytes"])]
 
 
+@pytest.mark.slow
 def test_custom_variant(upscaler, tmp_path):
     if library.load() is None:
         pytest.skip(f"compiled ops: {library.status().reason}")

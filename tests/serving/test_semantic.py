@@ -19,11 +19,11 @@ SIZE = 64
 
 
 class Blocks(keras.Model):
-    """Each map holds the pixels of its blocks, seen by a convolution that changes little."""
+    """Each map holds the pixels of its blocks, their colours mixed by a random convolution."""
 
     def __init__(self):
         super().__init__()
-        self.seen = keras.layers.Conv2D(3, 1, kernel_initializer="identity", name="seen")
+        self.seen = keras.layers.Conv2D(3, 1, name="seen")
         self.seen.build((None, None, None, 3))
 
     def call(self, images, training=None):

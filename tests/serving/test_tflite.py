@@ -61,6 +61,7 @@ def test_float32_of_any_size(upscaler, tmp_path):
         np.testing.assert_allclose(found["confidence"], expected.confidence, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_runs_without_tensorflow(upscaler, tmp_path):
     exported(upscaler, tmp_path / "export", size=(8, 9), reference_size=(32, 36))
     lr, reference = trial_image(8, 9, seed=0), trial_image(32, 36, seed=1)

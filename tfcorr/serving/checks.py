@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from tfcorr.serving.files import ExportError
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Signature, length and name of the first chunk; width and height stand behind them, and its checksum last.
 _PNG_SIZE_AT = 16
@@ -25,11 +27,19 @@ class Limits:
         pixels: pixels of all inputs of a batch together.
         reference_pixels: pixels of all references of a batch together; of `from_bytes`, of each reference.
         references: references of one call of `from_bytes`.
+
+    Raises:
+        ExportError: one of them is no whole number of at least 1.
     """
 
     pixels: int = 512 * 512
     reference_pixels: int = 2048 * 2048
     references: int = 16
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ExportError(f"limits: {name} is {value!r}, expected a whole number of at least 1")
 
 
 def require(condition: tf.Tensor, sentence: str, *values: tf.Tensor) -> tf.Operation:

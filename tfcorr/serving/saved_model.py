@@ -14,6 +14,7 @@ Signatures of a super-resolution model:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -80,7 +81,7 @@ def export_super_resolution(
 
         upscaled = pipeline.upscale_from(model, lr, tf.size(references), reference).image
         pixels = tf.cast(tf.round(upscaled[0] * 255.0), tf.uint8)
-        return {"png_bytes": tf.io.encode_png(pixels)}
+        return {"png_bytes": tf.io.encodepng(pixels)}
 
     # The ranks of images are left open: the graph itself says what is wrong with another one.
     functions = {
@@ -93,13 +94,15 @@ def export_super_resolution(
             [tf.TensorSpec((), tf.string, "image"), tf.TensorSpec((None,), tf.string, "references")],
         ),
     }
-    small, large = (_pattern(side) for side in (_WARMUP_SIDE, 4 * _WARMUP_SIDE))
+    # A server does not open a model that refuses its own warm-up.
+    small = pattern(min(_WARMUP_SIDE, math.isqrt(limits.pixels)))
+    large = pattern(min(4 * _WARMUP_SIDE, math.isqrt(limits.reference_pixels)))
     warmup = [
         (
             "serving_default",
             {"lr": small[None] / np.float32(255), "reference": large[None] / np.float32(255)},
         ),
-        ("from_bytes", {"image": _png(small), "references": np.array([_png(large)], object)}),
+        ("from_bytes", {"image": png(small), "references": np.array([png(large)], object)}),
     ]
     write_saved_model(
         folder,
@@ -152,10 +155,11 @@ def write_saved_model(
         write_warmup(folder, name, warmup)
 
 
-def _pattern(side: int) -> np.ndarray:
+def pattern(side: int) -> np.ndarray:
     """A square picture, uint8 (side, side, 3), in which no two places are alike."""
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def _png(image: np.ndarray) -> bytes:
-    return tf.io.encode_png(image).numpy()
+def png(image: np.ndarray) -> bytes:
+    """A PNG file."""
+    return tf.io.encodepng(image).numpy()

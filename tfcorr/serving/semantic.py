@@ -15,6 +15,7 @@ TFLite has no antialiased resizing: there both images come at the network's own 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -111,8 +112,9 @@ def export_saved_model(
         )
         return {key: value[0] for key, value in found.items()}
 
-    picture = np.random.default_rng(0).integers(0, 256, (_WARMUP_SIDE, _WARMUP_SIDE, 3), dtype=np.uint8)
-    array, file = picture[None] / np.float32(255), tf.io.encode_png(picture).numpy()
+    room = min(limits.pixels, limits.reference_pixels)
+    picture = saved_model.pattern(min(_WARMUP_SIDE, math.isqrt(room)))
+    array, file = picture[None] / np.float32(255), saved_model.png(picture)
     saved_model.write_saved_model(
         folder,
         {
