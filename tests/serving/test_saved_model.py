@@ -16,7 +16,8 @@ from tfcorr.serving.files import ExportError, new_folder
 from tfcorr.serving.saved_model import export_super_resolution
 from tfcorr.serving.warmup import WARMUP_FILE
 
-LIMITS = Limits(pixels=1100, reference_pixels=17_000, references=3)
+# Less than the warm-up would take otherwise.
+LIMITS = Limits(pixels=1000, reference_pixels=6000, references=3)
 # Below the smallest sizes that the networks take, odd, and of several tiles of patches.
 SIZES = [((1, 1), (1, 2)), ((3, 5), (17, 9)), ((8, 8), (32, 32)), ((21, 14), (40, 83)), ((24, 40), (70, 72))]
 
@@ -181,7 +182,7 @@ def test_jpeg_grey_and_transparent_files(loaded):
         (np.zeros((1, 5, 6, 4)), np.zeros((1, 20, 20, 3)), "lr has shape [1 5 6 4], expected"),
         (np.zeros((1, 0, 6, 3)), np.zeros((1, 20, 20, 3)), "at least 1x1"),
         (np.zeros((0, 5, 6, 3)), np.zeros((0, 20, 20, 3)), "at least 1x1"),
-        (np.zeros((1, 32, 35, 3)), np.zeros((1, 20, 20, 3)), "lr has 1120 pixels, expected at most 1100"),
+        (np.zeros((1, 32, 32, 3)), np.zeros((1, 20, 20, 3)), "lr has 1024 pixels, expected at most 1000"),
         (
             np.zeros((1, 5, 6, 3)),
             np.zeros((1, 80, 80, 3)),
@@ -211,9 +212,9 @@ def huge_png(width, height):
         (b"", [], "image is no PNG or JPEG file"),
         (b"GIF89a" + bytes(40), [], "image is no PNG or JPEG file"),
         (huge_png(1, 1)[:20], [], "image is no PNG or JPEG file"),
-        (huge_png(100_000, 50_000), [], "image has 5000000000 pixels, expected at most 1100"),
+        (huge_png(100_000, 50_000), [], "image has 5000000000 pixels, expected at most 1000"),
         (huge_png(1, 0), [], "at least 1x1"),
-        (huge_png(1, 1), [huge_png(100, 171)], "a reference has 17100 pixels, expected at most 17000"),
+        (huge_png(1, 1), [huge_png(100, 61)], "a reference has 6100 pixels, expected at most 6000"),
         (huge_png(1, 1), [b"text"], "a reference is no PNG or JPEG file"),
         (huge_png(1, 1), [huge_png(1, 1)] * 4, "references has 4 files, expected at most 3"),
     ],
@@ -273,6 +274,12 @@ def test_custom_variant(upscaler, tmp_path):
     )
     done = run_alone(code, tmp_path / "custom", Path(__file__).parents[2], cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_limits_are_numbers():
+    for wrong in ({"pixels": 0}, {"references": 2.0}, {"reference_pixels": True}):
+        with pytest.raises(ExportError, match="expected a whole number of at least 1"):
+            Limits(**wrong)
 
 
 def test_unknown_variant(upscaler, tmp_path):
