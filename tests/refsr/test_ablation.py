@@ -39,7 +39,7 @@ def test_ablation(tmp_path, monkeypatch):
     (tmp_path / "list.csv").write_text("\n".join(rows))
     levels = {"copying": 8, "aggregation": 4, "contrastive": 2}
 
-    def contenders(names, references, output, **arguments):
+    def contenders(names, references, output, setting, memory):
         return [Contender(name, Offset(levels[name]), references) for name in names], {}
 
     monkeypatch.setattr(ablation, "find_contenders", contenders)
@@ -73,7 +73,7 @@ def test_plain_patch_copying_is_a_configuration():
     layer.build(*shapes.values())
     optimizer = GroupedAdam(0.1, multipliers={"conv_offset_mask": 0.0})
     variables = layer.trainable_variables
-    before = {variable.path: np.array(variable) for variable in variables}
+    before = {variable.path: keras.ops.convert_to_numpy(variable) for variable in variables}
     optimizer.apply([keras.ops.ones_like(variable) for variable in variables], variables)
     for variable in variables:
         moved = not np.array_equal(variable, before[variable.path])

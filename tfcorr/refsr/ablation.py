@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import tfcorr
 from tfcorr.config import AblationConfig, ConfigError
-from tfcorr.refsr import SCALE
-from tfcorr.refsr.benchmark import find_contenders
+from tfcorr.refsr.benchmark import find_contenders, protocol, setting
 from tfcorr.refsr.evaluation import Contender, Statistic, evaluate, row_labels
 from tfcorr.refsr.figures import ContactSheets
-from tfcorr.refsr.layouts import TRUE, find_cases, list_digest
+from tfcorr.refsr.layouts import TRUE, find_cases
 from tfcorr.refsr.plots import bars, write_plot
 from tfcorr.refsr.reports import markdown_table, mean, text_table, write_report
 
@@ -33,14 +31,8 @@ def run(config: AblationConfig, report: Callable[[str], None] = print) -> tuple[
         raise ConfigError("steps: expected at least one")
     cases = find_cases(config.pairs, config.test_set, config.data_root, limit=config.limit)
     output = Path(config.output)
-    found, models = find_contenders(
-        [step.model for step in config.steps],
-        (TRUE,),
-        output,
-        border=config.border,
-        padding=config.padding,
-        memory=config.memory,
-    )
+    names = [step.model for step in config.steps]
+    found, models = find_contenders(names, (TRUE,), output, setting(config), config.memory)
     contenders = [
         Contender(step.label, contender.upscaler, contender.references, contender.cache)
         for step, contender in zip(config.steps, found, strict=True)
@@ -54,16 +46,8 @@ def run(config: AblationConfig, report: Callable[[str], None] = print) -> tuple[
         figures=ContactSheets(config.figures) if config.figures else None,
         progress=report,
     )
-    protocol = {
-        "scale": SCALE,
-        "border": config.border,
-        "padding": config.padding,
-        "memory": config.memory,
-        "list": list_digest(cases),
-        "tfcorr": tfcorr.__version__,
-    }
     steps = _steps(config, contenders, result)
-    result = {"models": models, "protocol": protocol, "steps": steps, **result}
+    result = {"models": models, "protocol": protocol(config, cases, (TRUE,)), "steps": steps, **result}
     rows = _rows(steps)
     write_report(output, result, markdown_table(_HEADER, rows))
     note = write_plot(output.with_suffix(".svg"), lambda axes: bars(axes, result))

@@ -7,16 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import tfcorr
-from tfcorr.config import EvaluateConfig
+from tfcorr.config import AblationConfig, EvaluateConfig
 from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import SINGLE_IMAGE, SUPER_RESOLUTION, WEIGHTS_FILE, ModelCard, find_model, verify
 from tfcorr.refsr import SCALE
 from tfcorr.refsr.evaluation import Contender, ScoreCache, evaluate
 from tfcorr.refsr.figures import ContactSheets
-from tfcorr.refsr.layouts import NONE, find_cases, list_digest
+from tfcorr.refsr.layouts import NONE, Case, find_cases, list_digest
 from tfcorr.refsr.plots import bars, write_plot
 from tfcorr.refsr.reports import benchmark_markdown, benchmark_table, write_report
 from tfcorr.refsr.sizes import parameter_count
+
+# Bytes for the descriptors of inputs that are matched with one reference after the other.
+_INPUTS = 10**9
 
 
 def run(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[dict, str]:
@@ -39,9 +42,7 @@ def run(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[
     )
     output = Path(config.output)
     names = config.models or (config.model,)
-    contenders, models = find_contenders(
-        names, config.references, output, border=config.border, padding=config.padding, memory=config.memory
-    )
+    contenders, models = find_contenders(names, config.references, output, setting(config), config.memory)
     result = evaluate(
         contenders,
         cases,
@@ -52,28 +53,38 @@ def run(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[
         figures=ContactSheets(config.figures) if config.figures else None,
         progress=report,
     )
-    protocol = {
+    result = {"models": models, "protocol": protocol(config, cases, config.references), **result}
+    write_report(output, result, benchmark_markdown(result))
+    note = write_plot(output.with_suffix(".svg"), lambda axes: bars(axes, result))
+    return result, "\n".join(filter(None, [benchmark_table(result), note]))
+
+
+def protocol(
+    config: EvaluateConfig | AblationConfig, cases: Sequence[Case], references: Sequence[str]
+) -> dict[str, Any]:
+    """What a result belongs to, for its JSON: how and on which images it was measured."""
+    return {
         "scale": SCALE,
         "border": config.border,
         "padding": config.padding,
         # With less memory, references are reduced, and scores fall.
         "memory": config.memory,
-        "list": list_digest(cases, config.references),
+        "list": list_digest(cases, references),
         "tfcorr": tfcorr.__version__,
     }
-    result = {"models": models, "protocol": protocol, **result}
-    write_report(output, result, benchmark_markdown(result))
-    note = write_plot(output.with_suffix(".svg"), lambda axes: bars(axes, result))
-    return result, "\n".join(filter(None, [benchmark_table(result), note]))
+
+
+def setting(config: EvaluateConfig | AblationConfig) -> str:
+    """What the scores of an image depend on beside the model and the references, as a text."""
+    padding = "" if config.padding == "none" else f"-{config.padding}"
+    return f"{config.border}-{config.memory}-{tfcorr.__version__}{padding}"
 
 
 def find_contenders(
     names: Sequence[str | None],
     references: tuple[str, ...],
     output: Path,
-    *,
-    border: int,
-    padding: str,
+    setting: str,
     memory: int | None,
 ) -> tuple[list[Contender], dict[str, dict[str, Any]]]:
     """Loads models for an evaluation.
@@ -83,7 +94,8 @@ def find_contenders(
             without references.
         references: what the others are given.
         output: of the result; scores of single images are kept beside it.
-        border, padding, memory: what scores depend on beside the model.
+        setting: changes with what scores depend on beside the model.
+        memory: bytes for the tiles of a model; None leaves it to the model.
 
     Returns:
         The contenders, and for each name its checksum and its parameters.
@@ -95,9 +107,6 @@ def find_contenders(
     for name in names:
         card = _card(name)
         checksum = card.checksums[WEIGHTS_FILE]
-        key = f"{checksum[:16]}-{border}-{memory}-{tfcorr.__version__}"
-        if padding != "none":
-            key += f"-{padding}"
         upscaler = load_upscaler(card, memory)
         title = _title(card, [contender.name for contender in contenders])
         contenders.append(
@@ -105,7 +114,7 @@ def find_contenders(
                 title,
                 upscaler,
                 references if card.job == SUPER_RESOLUTION else (NONE,),
-                ScoreCache(output.with_suffix(".cache.jsonl"), key),
+                ScoreCache(output.with_suffix(".cache.jsonl"), f"{checksum[:16]}-{setting}"),
             )
         )
         models[title] = {"sha256": checksum, "parameters": parameter_count(upscaler.model)}
@@ -115,9 +124,12 @@ def find_contenders(
 def load_upscaler(card: ModelCard, memory: int | None) -> Any:
     """What upscales with the model of a card: `SuperResolver`, or the single-image yardstick."""
     if card.job == SUPER_RESOLUTION:
+        from tfcorr.refsr.memory import available_memory
         from tfcorr.refsr.predictor import SuperResolver
 
-        return SuperResolver.from_pretrained(card.folder, memory=memory)
+        resolver = SuperResolver.from_pretrained(card.folder, memory=memory)
+        resolver.remember_inputs(min(_INPUTS, available_memory() // 4))
+        return resolver
     from tfcorr.refsr.single_image import SingleImageResolver
 
     return SingleImageResolver.from_pretrained(card.folder, memory=memory)

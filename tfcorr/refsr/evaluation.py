@@ -217,7 +217,7 @@ def evaluate(
     result = _summary(images, names, couples)
     result["subsets"] = _subsets(images, names, couples, group_by)
     if texture:
-        chosen = textured(bicubic)
+        chosen = textured({path: strength for path, (_, strength) in bicubic.items()})
         result["texture"] = sorted(map(_named, chosen))
         subset = [rows[number] for number in sorted(rows) if cases[number].input in chosen]
         result["subsets"]["texture"] = _summary(subset, names, couples)
@@ -232,9 +232,9 @@ def texture_strength(image: np.ndarray) -> float:
     return float(np.hypot(down, across).mean())
 
 
-def textured(inputs: Mapping[Path, tuple[dict[str, float], float]]) -> set[Path]:
-    """The third (rounded up) of the inputs with the highest texture, from path -> (scores, texture)."""
-    ordered = sorted(inputs, key=lambda path: (-inputs[path][1], path))
+def textured(strengths: Mapping[Path, float]) -> set[Path]:
+    """The third (rounded up) of some images with the highest `texture_strength`."""
+    ordered = sorted(strengths, key=lambda path: (-strengths[path], path))
     return set(ordered[: math.ceil(len(ordered) / 3)])
 
 

@@ -33,6 +33,7 @@ from tfcorr.refsr.matching import pre_offsets
 from tfcorr.refsr.memory import MemoryPlan, available_memory, within_memory
 from tfcorr.refsr.model import C2Matching, References
 from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
+from tfcorr.refsr.remembered import Remembered
 
 if TYPE_CHECKING:
     from tfcorr.serving.export import Exported
@@ -285,6 +286,14 @@ class SuperResolver:
         from tfcorr.serving.export import export_super_resolver
 
         return export_super_resolver(self, folder, **options)
+
+    def remember_inputs(self, memory: int) -> None:
+        """Keeps the descriptors of inputs, for a series that matches each of them with several references.
+
+        Args:
+            memory: bytes that they may take, about 1 kB a pixel of an input.
+        """
+        self._describe = Remembered(self._describe, memory)
 
     def _references(self, rgb: np.ndarray, reference) -> PreparedReferences:
         if isinstance(reference, PreparedReferences):

@@ -22,7 +22,14 @@ from tfcorr.config import ConfigError, RobustnessConfig
 from tfcorr.imaging import downscale, evaluate_pair, upscale
 from tfcorr.refsr import SCALE
 from tfcorr.refsr.benchmark import find_contenders
-from tfcorr.refsr.evaluation import Contender, ScoreCache, Statistic, texture_strength, textured
+from tfcorr.refsr.evaluation import (
+    BICUBIC,
+    Contender,
+    ScoreCache,
+    Statistic,
+    texture_strength,
+    textured,
+)
 from tfcorr.refsr.homography import scaled_and_turned
 from tfcorr.refsr.layouts import TRUE
 from tfcorr.refsr.matchers import Matcher, find_matcher, inner_points
@@ -111,65 +118,104 @@ def run(config: RobustnessConfig, report: Callable[[str], None] = print) -> tupl
         raise ConfigError(f"scales: expected positive factors, got {list(config.scales)}")
     output = Path(config.output)
     images, skipped = _images(config)
-    chosen = textured(
-        {name: (upscale(downscale(image, SCALE)), texture_strength(image)) for name, image in images.items()}
+    study = _Study(
+        images,
+        textured({path: texture_strength(image) for path, image in images.items()}),
+        transforms,
+        output.with_suffix(".cache.jsonl"),
+        report,
     )
+    matchers = _matchers(config, study)
+    scores, models = _models(config, output, study)
     result = {
         "protocol": {
             "threshold": config.threshold,
             "crop": config.crop,
             "transforms": [transform.label for transform in transforms],
+            "memory": config.memory,
+            "models": models,
             "tfcorr": tfcorr.__version__,
         },
         "images": [_named(path) for path in images],
-        "texture": sorted(_named(path) for path in chosen),
-        "matchers": {},
-        "models": {},
+        "texture": sorted(_named(path) for path in study.textured),
+        "matchers": matchers,
+        "models": scores,
         "skipped": skipped,
     }
+    tables = _tables(result, transforms)
+    write_report(output, result, "\n".join(f"**{t}**\n\n{markdown_table(h, r)}" for t, h, r in tables))
+    plots = len({transform.kind for transform in transforms}) * (bool(matchers) + bool(scores))
+    plot = output.with_suffix(".svg")
+    note = write_plot(plot, lambda axes: _draw(axes, result, transforms), columns=plots)
+    return result, "\n".join(filter(None, [*(f"{t}\n{text_table(h, r)}\n" for t, h, r in tables), note]))
+
+
+@dataclass(frozen=True)
+class _Study:
+    """The images, those with much texture, what is done to them, and where scores are kept."""
+
+    images: dict[Path, np.ndarray]
+    textured: set[Path]
+    transforms: Sequence[Transform]
+    cache: Path
+    report: Callable[[str], None]
+
+    def over_images(
+        self, name: str, score: Callable[[Path, Transform], dict[str, float]], measures: Sequence[str]
+    ) -> dict:
+        """Statistics over all images and over those with much texture, by transform."""
+        subsets = {"all": list(self.images), "texture": [p for p in self.images if p in self.textured]}
+        statistics: dict[str, dict] = {}
+        for transform in self.transforms:
+            scores = {path: score(path, transform) for path in self.images}
+            statistics[transform.label] = {
+                subset: {measure: _statistic(scores[path][measure] for path in paths) for measure in measures}
+                for subset, paths in subsets.items()
+            }
+            shown = statistics[transform.label]["all"][measures[0]]
+            value = "no answer" if shown is None else f"{measures[0]} {shown['mean']:.2f}"
+            self.report(f"{name}  {transform.label}  {value}")
+        return statistics
+
+
+def _matchers(config: RobustnessConfig, study: _Study) -> dict[str, dict]:
+    """The statistics of each matcher by its name."""
+    results = {}
     for name in config.matchers:
         matcher = find_matcher(name, config.weights, config.data_root)
         key = f"{matcher.fingerprint}-{config.crop}-{config.threshold}-{tfcorr.__version__}"
-        cache = ScoreCache(output.with_suffix(".cache.jsonl"), key)
+        cache = ScoreCache(study.cache, key)
 
         def score(path, transform, matcher=matcher, cache=cache):
             return cache.get(
                 f"{path}|{transform.label}",
-                lambda: measure_matcher(matcher, images[path], transform, config.threshold),
+                lambda: measure_matcher(matcher, study.images[path], transform, config.threshold),
             )
 
-        result["matchers"][matcher.name] = _over_images(images, chosen, transforms, score, _MEASURES)
-        report(f"{matcher.name}: {len(images)} images, {len(transforms)} transforms")
-    contenders, models = find_contenders(
-        config.models, (TRUE,), output, border=BORDER, padding=f"crop{config.crop}", memory=config.memory
-    )
-    if contenders:
-        bicubic = {
-            path: evaluate_pair(upscale(downscale(image, SCALE), SCALE), image, BORDER)
-            for path, image in images.items()
-        }
-        result["models"]["bicubic"] = _over_images(
-            images, chosen, transforms, lambda path, _: bicubic[path], ("psnr_y",)
-        )
+        results[matcher.name] = study.over_images(matcher.name, score, _MEASURES)
+    return results
+
+
+def _models(config: RobustnessConfig, output: Path, study: _Study) -> tuple[dict[str, dict], dict[str, dict]]:
+    """The statistics of each model by its name, and of bicubic interpolation; and what the models are."""
+    setting = f"{BORDER}-{config.memory}-{tfcorr.__version__}-crop{config.crop}"
+    contenders, models = find_contenders(config.models, (TRUE,), output, setting, config.memory)
+    if not contenders:
+        return {}, models
+    bicubic = {
+        path: evaluate_pair(upscale(downscale(image, SCALE), SCALE), image, BORDER)
+        for path, image in study.images.items()
+    }
+    results = {BICUBIC: study.over_images(BICUBIC, lambda path, _: bicubic[path], ("psnr_y",))}
     for contender in contenders:
 
-        def psnr(path, transform, contender=contender):
+        def score(path, transform, contender=contender):
             return contender.cache.get(
-                f"{path}|{transform.label}", lambda: measure_model(contender, images[path], transform)
+                f"{path}|{transform.label}", lambda: measure_model(contender, study.images[path], transform)
             )
 
-        result["models"][contender.name] = _over_images(images, chosen, transforms, psnr, ("psnr_y",))
-        report(f"{contender.name}: PSNR of {len(images)} images, {len(transforms)} transforms")
-    result["protocol"]["models"] = models
-    tables = _tables(result, transforms)
-    write_report(output, result, "\n".join(f"**{t}**\n\n{markdown_table(h, r)}" for t, h, r in tables))
-    note = write_plot(
-        output.with_suffix(".svg"),
-        lambda axes: _draw(axes, result, transforms),
-        columns=len({transform.kind for transform in transforms})
-        * (bool(result["matchers"]) + bool(contenders)),
-    )
-    return result, "\n".join(filter(None, [*(f"{t}\n{text_table(h, r)}\n" for t, h, r in tables), note]))
+        results[contender.name] = study.over_images(contender.name, score, ("psnr_y",))
+    return results, models
 
 
 def _images(config: RobustnessConfig) -> tuple[dict[Path, np.ndarray], dict[str, str]]:
@@ -194,25 +240,6 @@ def _images(config: RobustnessConfig) -> tuple[dict[Path, np.ndarray], dict[str,
 
 def _named(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
-
-
-def _over_images(
-    images: dict[Path, np.ndarray],
-    chosen: set[Path],
-    transforms: Sequence[Transform],
-    score: Callable[[Path, Transform], dict[str, float]],
-    measures: Sequence[str],
-) -> dict:
-    """Statistics over all images and over the textured ones, by transform."""
-    statistics: dict[str, dict] = {}
-    for transform in transforms:
-        scores = {path: score(path, transform) for path in images}
-        subsets = {"all": list(images), "texture": [path for path in images if path in chosen]}
-        statistics[transform.label] = {
-            subset: {measure: _statistic(scores[path][measure] for path in paths) for measure in measures}
-            for subset, paths in subsets.items()
-        }
-    return statistics
 
 
 def _statistic(values: Iterable[float | None]) -> dict | None:
