@@ -31,7 +31,7 @@ import numpy as np
 import tfcorr
 from tfcorr.backbones import backbone
 from tfcorr.config import config_hash, resolve_data_path
-from tfcorr.config.semantic import PairSet, SemanticConfig
+from tfcorr.config.semantic import PairSet, SemanticConfig, StudentStage, TeacherStage
 from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelError, read_card
 from tfcorr.semantic.data import (
@@ -133,6 +133,8 @@ class _Regime:
         source = self.config.backbone_weights
         if source not in (None, "imagenet"):
             source = str(resolve_data_path(source, self.config.data_root))
+        # Random weights, of use in tests alone, are the same for all parts.
+        keras.utils.set_random_seed(self.config.teacher.train.seed)
         return backbone(self.config.backbone, source, self.config.backbone_arguments)
 
     @functools.cached_property
@@ -147,11 +149,16 @@ class _Regime:
     def channels(self) -> tuple[int, int]:
         return tuple(shape[2] for shape in self.extractor.shapes.values())
 
-    def _head(self, kind: type[Head], arguments: dict[str, Any], section: str) -> Head:
+    def _head(self, kind: type[Head], stage: TeacherStage | StudentStage, section: str) -> Head:
+        """A built head, whose weights depend on the part's own seed alone, whatever ran before."""
+        channels = self.channels
+        keras.utils.set_random_seed(stage.train.seed)
         try:
-            return kind(self.channels, **arguments)
+            head = kind(channels, **stage.model)
+            head.build()
         except (TypeError, ValueError) as error:
             raise TfcorrError(f"{section}.model: {error}") from error
+        return head
 
     def _network(self, head: Head, cached: bool) -> SemanticMatchingNetwork:
         network = SemanticMatchingNetwork(head, None if cached else self.backbone)
@@ -222,8 +229,8 @@ class _Regime:
             validate_every=held_out.every if held_out else 0,
             metric="pck",
             parameters=flattened(self.config),
+            callbacks=callbacks,
             report=self.report,
-            **({"callbacks": callbacks} if callbacks else {}),
         )
 
     def _tell_skipped(self) -> None:
@@ -234,14 +241,7 @@ class _Regime:
 
     @property
     def _teacher_key(self) -> str:
-        config = self.config
-        return _digest(
-            config_hash(config.teacher, _FREE),
-            config.backbone,
-            config.backbone_weights,
-            config.backbone_arguments,
-            config.size,
-        )
+        return _digest(config_hash(self.config.teacher, _FREE), self.extractor.key)
 
     @property
     def _hypotheses_key(self) -> str:
@@ -258,12 +258,12 @@ class _Regime:
     def _teacher_folder(self) -> Path:
         return Path(self.config.teacher_model or self.run / "teacher" / "model")
 
-    def _finished(self, folder: Path, key: str) -> RunState | None:
-        """The state that a model folder was written with, if it has this key."""
+    def _finished(self, folder: Path, key: str, steps: int) -> RunState | None:
+        """The state that a model folder was written with, if it has this key and all steps."""
         if not (folder / CARD_FILE).is_file():
             return None
         training = read_card(folder).content.get("training", {})
-        if training.get("key") != key:
+        if training.get("key") != key or training["steps"] < steps:
             return None
         self.report(f"{folder}: finished before")
         return RunState(
@@ -304,13 +304,13 @@ class _Regime:
     def teacher(self) -> RunState:
         """Section 3.2, 1: trains the teacher on warped photographs, or on annotated pairs."""
         stage, key = self.config.teacher, self._teacher_key
-        if finished := self._finished(self._teacher_folder, key):
+        if finished := self._finished(self._teacher_folder, key, stage.train.steps):
             return finished
         if (stage.synthetic is None) == (stage.keypoints is None):
             raise TfcorrError("teacher: expected one of synthetic and keypoints")
         samples, cached = self._warped() if stage.synthetic else self._annotated()
         kind = TeacherHead if stage.probabilistic else MatchingHead
-        head = self._head(kind, stage.model, "teacher")
+        head = self._head(kind, stage, "teacher")
         trainer = TeacherTrainer(
             self._network(head, cached), seed=stage.train.seed, **dataclasses.asdict(stage.loss)
         )
@@ -395,7 +395,7 @@ class _Regime:
         if not (self._teacher_folder / CARD_FILE).is_file():
             raise ModelError(f"{self._teacher_folder}: no teacher there; run stage=semantic_teacher first")
         key = self._student_key
-        if finished := self._finished(output, key):
+        if finished := self._finished(output, key, stage.train.steps):
             return finished
         inputs, records = self._hypotheses()
         if records.missing():
@@ -415,7 +415,7 @@ class _Regime:
             )
 
         cached = self.config.cache_features
-        head = self._head(MatchingHead, stage.model, "student")
+        head = self._head(MatchingHead, stage, "student")
         network = self._network(head, cached)
         if stage.from_teacher:
             _copy_adaptation(load_network(self._teacher_folder, job=SEMANTIC_TEACHER), head)
