@@ -21,8 +21,8 @@ _EPILOG = """\
 examples:
   tfcorr evaluate refsr/evaluate_albums data_root=/data
   tfcorr evaluate refsr/evaluate_albums data_root=/data model=runs/mine/model limit=10 'references=["true"]'
-  tfcorr evaluate refsr/evaluate_set14 data_root=/data 'models=[c2-compact, runs/mine/model]' --figures
-  sheets/ tfcorr evaluate refsr/robustness data_root=/data
+  tfcorr evaluate refsr/evaluate_set14 data_root=/data 'models=[c2-compact, my/model]' --figures sheets/
+  tfcorr evaluate refsr/robustness data_root=/data
 
 Beside the JSON file stand the table as Markdown, a plot (with matplotlib), and the scores of single images,
 from which an interrupted evaluation goes on. The exit status is 1 when a file could not be read.

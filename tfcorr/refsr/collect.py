@@ -56,9 +56,9 @@ class Options:
 
     Attributes:
         pool: candidates that a global descriptor leaves for the comparison of local features; 50 in the
-        paper. minimum: score below which an input is abandoned: matches that one view explains, or, with a
-        model, the
-            mean score of its patches.
+            paper.
+        minimum: score below which an input is abandoned: matches that one view explains, or, with a model,
+            the mean score of its patches.
         duplicates: whether the input itself may be its reference, and pictures nearly the same.
         largest: references whose long side is more than this many times the input's are reduced to the
             input's.

@@ -17,8 +17,7 @@ class Remembered:
     Args:
         function: takes an array and returns a tensor or array; the same for the same values.
         memory: bytes that the results may take; the one used longest ago goes first, and one that is larger
-        by
-            itself is not kept.
+            by itself is not kept.
     """
 
     def __init__(self, function: Callable[[np.ndarray], Any], memory: int):
