@@ -150,7 +150,7 @@ def load(
 
         def one_call(client: Client, protocol: str, number: int) -> None:
             which = number % 4
-            if number % 10 == 9:
+            if number % 10 == 5:
                 try:
                     bad[number // 10 % len(bad)](client)
                     raise AssertionError("a bad request was answered")
