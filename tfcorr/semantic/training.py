@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
+from tfcorr.semantic.hypotheses import DIRECTIONS
 from tfcorr.semantic.losses import cell_mean, distillation_loss, teacher_loss
 from tfcorr.semantic.network import SemanticMatchingNetwork
 from tfcorr.semantic.reweighting import (
@@ -29,8 +30,6 @@ from tfcorr.semantic.teacher import TeacherHead, divergence_from_prior
 from tfcorr.training.callbacks import LAST, RunState
 from tfcorr.training.checkpoint import save_checkpoint
 from tfcorr.training.trainer import StageTrainer
-
-DIRECTIONS = ("t2s", "s2t")
 
 #: A cell counts as right when its error is at most 0.05 of the image's side, which is 2 long.
 RIGHT_WITHIN = 0.1
@@ -157,7 +156,7 @@ class DistillationTrainer(_FlowTrainer):
         network: maps a batch to a dict of ``flow_t2s`` and ``flow_s2t``, float32 (B, h, w, 2); its trainable
             variables are trained in place.
         store: of the variances; None without reweighting.
-        directions: of `DIRECTIONS`, which are trained; the published program trains T2S alone.
+        directions: which are trained, of ``t2s`` and ``s2t``; the published program trains T2S alone.
         smooth_weight: alpha of eq. 2, which weighs the smoothness in eq. 4 too.
         divergence_weight: lambda of eq. 4.
         floor, weights, normalize: of eq. 3, see `tfcorr.semantic.reweighting.hypothesis_weights`, where
