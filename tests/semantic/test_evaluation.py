@@ -1,13 +1,17 @@
 """PCK against the published programs (goldens), and what is made of it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import GOLDENS, load_golden
+from PIL import Image
 
+from tfcorr.config import parse_config
 from tfcorr.config.semantic import Evaluation
+from tfcorr.semantic import evaluation
 from tfcorr.semantic.datasets import KeypointPair
 from tfcorr.semantic.evaluation import headline, table
 from tfcorr.semantic.pck import bilinear, bootstrap, score_pair, summarise, transfer_points
@@ -126,3 +130,88 @@ def test_table_says_what_was_measured():
     assert "50.0 per pair [40.0, 60.0]   25.0 per point" in text
     assert "model - identity    @0.1     +12.5 [10.0, 20.0]" in text
     assert "@0.05  91.0" in text
+
+
+@pytest.fixture
+def marked(tmp_path, monkeypatch):
+    """Three annotated pairs, one of which cannot be read; in the others the target is the source, moved."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b", "c"):
+        Image.fromarray(rng.integers(0, 256, (50, 60, 3), np.uint8)).save(tmp_path / f"photos/{name}.png")
+    (tmp_path / "photos/broken.png").write_bytes(b"no image")
+    rows = [
+        "source,target,category,source_x,source_y,target_x,target_y,source_box,target_box",
+        "a.png,b.png,one,10;40,10;40,10;40,10;40,0;0;40;20,0;0;40;20",
+        "b.png,c.png,two,10;46,10;40,10;40,10;40,0;0;40;20,0;0;40;20",
+        "a.png,broken.png,two,1,1,1,1,0;0;9;9,0;0;9;9",
+    ]
+    (tmp_path / "marks.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "trained.csv").write_text("source,target\nb.png,c.png\n")
+
+    def shifted(source, target):
+        flow = np.zeros((1, 4, 4, 2), np.float32)
+        flow[..., 0] = 2 * 6 / 59
+        return flow
+
+    def still(source, target):
+        return np.zeros((1, 4, 4, 2), np.float32)
+
+    methods = {"model": shifted, "identity": still}
+    monkeypatch.setattr(evaluation, "_methods", lambda *args: (methods, 64, {"model": {"name": "m"}}))
+    marks = {"layout": "csv", "path": "photos", "list": "marks.csv"}
+    return parse_config(
+        {
+            "stage": "semantic_evaluate",
+            "model": "m",
+            "output": str(tmp_path / "out/result.json"),
+            "figures": str(tmp_path / "figures"),
+            "data_root": str(tmp_path),
+            "evaluation": {
+                "benchmarks": [
+                    {
+                        "name": "marks",
+                        "pairs": marks,
+                        "threshold": "box",
+                        "training": [{**marks, "list": "trained.csv"}],
+                    }
+                ],
+                "synthetic": [{"name": "warps", "source": {"images": ["photos/[abc].png"]}, "count": 2}],
+                "alphas": [0.1],
+                "bootstrap": 50,
+            },
+        }
+    )
+
+
+def test_an_evaluation_from_its_configuration(marked, tmp_path):
+    lines = []
+    result, text = evaluation.benchmark(marked, report=lines.append)
+    marks = result["benchmarks"]["marks"]
+    assert (marks["count"], marks["points"]) == (2, 4)
+    # Six pixels to the right are right for one of four points, and wrong by 6 > 4 for the others.
+    assert marks["methods"]["model"]["pck"]["0.1"]["per_pair"] == 0.25
+    assert marks["methods"]["identity"]["pck"]["0.1"]["per_pair"] == 0.75
+    assert marks["methods"]["identity"]["pck"]["0.1"]["classes"] == {"one": 1.0, "two": 0.5}
+    assert marks["differences"]["model - identity"]["0.1"]["mean"] == -0.5
+    assert marks["pairs"][1]["identity"] == [0.0, 0.15]
+    assert marks["without_overlap"]["count"] == 1
+    assert marks["without_overlap"]["methods"]["identity"]["pck"]["0.1"]["per_pair"] == 1
+    assert any("1 of its 3 pairs stand in the training list" in line for line in lines)
+    assert list(result["skipped"]) == [str(tmp_path / "photos/broken.png")]
+    assert 0 <= result["synthetic"]["warps"]["methods"]["model"]["pck"]["0.1"] <= 1
+    saved = json.loads((tmp_path / "out/result.json").read_text())
+    assert saved["benchmarks"] == json.loads(json.dumps(result["benchmarks"]))
+    assert [path.name for path in sorted((tmp_path / "figures/marks").iterdir())] == [
+        "0000-a-b.png",
+        "0001-b-c.png",
+    ]
+    assert "without the pairs of the training list: 1 pairs" in text
+
+
+def test_pairs_without_keypoints_cannot_be_evaluated(marked, tmp_path):
+    plain = dataclasses.replace(marked.evaluation.benchmarks[0].pairs, list="trained.csv")
+    one = dataclasses.replace(marked.evaluation.benchmarks[0], pairs=plain)
+    changed = dataclasses.replace(marked.evaluation, benchmarks=(one,))
+    with pytest.raises(DataError, match="marks: some of its pairs have no keypoints"):
+        evaluation.benchmark(dataclasses.replace(marked, evaluation=changed), report=str)
