@@ -105,10 +105,14 @@ class HeldOutWarps:
 
 @dataclass(frozen=True)
 class TeacherLoss:
-    """Eq. 2: ``smooth_weight`` is its alpha, ``divergence_weight`` its beta."""
+    """Eq. 2: ``smooth_weight`` is its alpha, ``divergence_weight`` its beta, ``samples`` the draws of
+    attention a step. The rest are variants, see `tfcorr.semantic.losses`."""
 
     smooth_weight: float = 0.05
     divergence_weight: float = 0.01
+    samples: int = at_least(1, 1)
+    smooth_form: Literal["published", "components"] = "published"
+    components: Literal["sum", "mean"] = "sum"
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,8 @@ class HypothesesStage:
 class StudentLoss:
     """Eq. 3 to 7. ``divergence_weight`` is lambda of eq. 4, ``step_size`` phi of eq. 6, ``floor`` the least
     deviation in eq. 3. Without ``reweight`` the hypotheses are averaged, without ``confidence`` the loss is
-    the plain mean squared error (table 3)."""
+    the plain mean squared error (table 3). The rest are variants, see
+    `tfcorr.semantic.training.DistillationTrainer`."""
 
     smooth_weight: float = 0.05
     divergence_weight: float = 0.01
@@ -152,6 +157,10 @@ class StudentLoss:
     normalize: bool = False
     reweight: bool = True
     confidence: bool = True
+    detach: bool = True
+    divergence_gradient: bool = False
+    smooth_form: Literal["published", "components"] = "published"
+    components: Literal["sum", "mean"] = "sum"
 
 
 @dataclass(frozen=True)
