@@ -128,8 +128,8 @@ def make_pool(
         fields.update(feature_fields(extractor, f"{role}_"))
     fields["flow"] = ((*samples.grid, 2), "<f4")
     fields["valid"] = (samples.grid, "<f4")
-    drawn = {"warps": samples.warps, "jitter": samples.jitter, "seed": samples.seed, "all": samples.augment}
-    key = f"{extractor.key}-{files_key(samples.items, **drawn)}"
+    recipe = {"warps": samples.warps, "jitter": samples.jitter, "seed": samples.seed, "all": samples.augment}
+    key = f"{extractor.key}-{files_key(samples.items, **recipe)}"
     records = Records(folder, fields, count, shard=shard, key=key)
     todo = records.missing()
     for done, number in enumerate(todo, start=1):
