@@ -79,7 +79,9 @@ def kernel_soft_argmax(
     """
     height, width = searched_size
     places = ops.reshape(identity_grid(height, width), (height * width, 2))
-    best = ops.argmax(ops.stop_gradient(correlations), axis=-1)
+    # The largest of one, not `ops.argmax`: Keras tells -0.0 from 0.0 there, with operators that TFLite lacks.
+    _, best = ops.top_k(ops.stop_gradient(correlations), k=1)
+    best = ops.squeeze(best, axis=-1)
     if beta is None:
         return ops.reshape(ops.take(places, best, axis=0), (-1, *query_size, 2))
     if sigma is not None:

@@ -13,6 +13,7 @@ left open until the interpreter gets its inputs. The precisions:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -150,9 +151,11 @@ def convert(
     try:
         content = converter.convert()
     except Exception as error:  # The converter has no type of its own for an operator that it cannot express.
-        if "Flex" not in str(error) and "custom op" not in str(error):
+        if not (missing := re.search(r"(TF Select|Custom) ops: ([^\n]+)", str(error))):
             raise
-        raise ExportError(f"TFLite has no built-in operator for a part of this model: {error}") from error
+        raise ExportError(
+            f"TFLite has no built-in operator for a part of this model: {missing[2]}"
+        ) from error
     return _quantized(content, quantized, float_convolutions) if precision == "int8" else content
 
 
