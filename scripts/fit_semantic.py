@@ -73,7 +73,7 @@ def main() -> None:
     pairs = find_pairs(PairSet("folders", str(args.pairs.resolve()), pairing="matched"), None)
     inputs = PairInputs(pairs, photos, args.size)
     records = hypothesis_records(
-        args.output / "hypotheses", len(pairs), args.hypotheses, extractor.grid, shard=8, key=str(args.seed)
+        args.output / "hypotheses", len(pairs), args.hypotheses, extractor.grid, shard=8, key=str(vars(args))
     )
 
     def flows(batch, seed):
