@@ -30,10 +30,11 @@ def test_clients_among_bad_requests(stand_in):
     minutes = float(os.environ.get("TFCORR_LOAD_MINUTES", "0.2"))
     model = os.environ.get("TFCORR_LOAD_MODEL")
     report = load(Path(model) if model else stand_in, clients=CLIENTS, seconds=60 * minutes)
-    after = min(60.0, 6 * minutes)
-    summary = report.summary(after)
-    print(json.dumps(summary, indent=2))
+    after = 60.0 if minutes >= 2 else 0.0
+    print(json.dumps(report.summary(after), indent=2))
     assert not report.errors
     assert len(report.seconds["grpc"]) >= 2 and len(report.seconds["rest"]) >= 2
     assert report.refused >= 1
-    assert report.growth(after) < 50e6
+    # In the first minute buffers and pools are allocated; a run that is all of it says nothing of growth.
+    if after:
+        assert report.growth(after) < 50e6
