@@ -589,7 +589,7 @@ def test_refuses_dtypes(name, dtype, message):
             {},
             r"2 \* deform_groups \* kh \* kw offset channels; .*offset \[1,5,6,18\]",
         ),
-        ({"offset": (1, 4, 6, 36)}, {"has_mask": False}, r"offset on the output's grid of 5 x 6"),
+        ({"offset": (1, 4, 6, 36), "mask": (1, 4, 6, 18)}, {}, r"offset on the output's grid of 5 x 6"),
         ({"mask": (1, 5, 5, 18)}, {}, r"a mask .* on the grid of offset"),
         ({"bias": (2,)}, {}, r"a bias for the outputs"),
         ({}, {"strides": [1]}, r"two strides \(y, x\) in .*, got \(1\)"),
