@@ -110,6 +110,19 @@ def test_ends_and_normalisations(normalization):
     assert (restored.features, restored.end, restored.normalization) == (2, "linear", normalization)
 
 
+@pytest.mark.parametrize("normalization", ["batch", "none"])
+def test_an_untrained_discriminator_sees_its_image(normalization):
+    keras.utils.set_random_seed(0)
+    discriminator = Discriminator(features=4, end="linear", normalization=normalization)
+    discriminator.build()
+    images = tf.constant(np.random.default_rng(0).random((2, 64, 64, 3), np.float32))
+    with tf.GradientTape() as tape:
+        tape.watch(images)
+        score = tf.reduce_sum(discriminator(images))
+    # Not so flat that the penalty alone would have to wake it up.
+    assert float(tf.norm(tape.gradient(score, images))) > 1e-5
+
+
 def test_unknown_choices_are_refused():
     with pytest.raises(ValueError, match="tanh"):
         Discriminator(end="tanh")

@@ -79,7 +79,7 @@ class Discriminator(keras.Model):
                         3,
                         strides=stride,
                         padding="valid",
-                        kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+                        kernel_initializer=_kernels(normalization),
                         name=f"{name}_conv",
                         dtype=self.dtype_policy,
                     )
@@ -89,7 +89,7 @@ class Discriminator(keras.Model):
         self.hidden, self.score = (
             keras.layers.Dense(
                 units,
-                kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
+                kernel_initializer=_kernels(normalization),
                 name=name,
                 dtype=self.dtype_policy,
             )
@@ -126,6 +126,13 @@ class Discriminator(keras.Model):
             "end": self.end,
             "normalization": self.normalization,
         }
+
+
+def _kernels(normalization: str) -> keras.initializers.Initializer:
+    # Published: N(0, 0.02). Without batch normalisation, kernels that small would let nothing through.
+    if normalization == "batch":
+        return keras.initializers.RandomNormal(0.0, 0.02)
+    return keras.initializers.HeNormal()
 
 
 def generator_loss(score):
