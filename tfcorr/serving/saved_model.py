@@ -81,7 +81,7 @@ def export_super_resolution(
 
         upscaled = pipeline.upscale_from(model, lr, tf.size(references), reference).image
         pixels = tf.cast(tf.round(upscaled[0] * 255.0), tf.uint8)
-        return {"png_bytes": tf.io.encodepng(pixels)}
+        return {"png_bytes": tf.io.encode_png(pixels)}
 
     # The ranks of images are left open: the graph itself says what is wrong with another one.
     functions = {
@@ -162,4 +162,4 @@ def pattern(side: int) -> np.ndarray:
 
 def png(image: np.ndarray) -> bytes:
     """A PNG file."""
-    return tf.io.encodepng(image).numpy()
+    return tf.io.encode_png(image).numpy()
