@@ -125,6 +125,10 @@ def test_saved_model_cli(folder, upscaler, tmp_path):
     np.testing.assert_allclose(found, upscaler.upscale(lr, reference), atol=1e-3)
 
 
+def test_portable_means_portable(folder):
+    assert b"Tfcorr" not in (folder / "saved_model.pb").read_bytes()
+
+
 def test_batch(loaded, upscaler):
     lr = np.stack([image(9, 11, seed) for seed in range(3)])
     reference = np.stack([image(30, 26, seed + 5) for seed in range(3)])

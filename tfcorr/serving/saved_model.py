@@ -148,8 +148,13 @@ def write_saved_model(
             traced = tf.function(function, input_signature=inputs, autograph=False)
             setattr(module, signature, traced)
             signatures[signature] = traced.get_concrete_function()
-    options = tf.saved_model.SaveOptions(namespace_whitelist=["Tfcorr"])
-    tf.saved_model.save(module, str(folder), signatures, options)
+        # Saving traces anew, so that it belongs here.
+        options = tf.saved_model.SaveOptions(namespace_whitelist=["Tfcorr"])
+        tf.saved_model.save(module, str(folder), signatures, options)
+    if implementation == "reference" and b"Tfcorr>" in (folder / "saved_model.pb").read_bytes():
+        raise RuntimeError(
+            f"{folder}: the portable graph holds a compiled operator, which is a bug in tfcorr"
+        )
     write_json(folder / _INFORMATION_FILE, {**information, "signatures": sorted(signatures)})
     if can_write():
         write_warmup(folder, name, warmup)

@@ -149,7 +149,9 @@ def convert(
         # Only ranges are taken here: the converter itself would quantise whatever it can, coordinates too.
         converter._experimental_calibrate_only = True
     try:
-        content = converter.convert()
+        # Converting may trace anew, as it saves the function first.
+        with library.using("reference"):
+            content = converter.convert()
     except Exception as error:  # The converter has no type of its own for an operator that it cannot express.
         if not (missing := re.search(r"(TF Select|Custom) ops: ([^\n]+)", str(error))):
             raise
