@@ -9,6 +9,7 @@ from PIL import Image
 from tfcorr.serving import Client, ServingError
 
 pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
