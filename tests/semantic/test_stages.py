@@ -3,6 +3,7 @@
 import csv
 import json
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +17,38 @@ from tfcorr.training.callbacks import LAST
 from tfcorr.training.checkpoint import read_state
 
 SIZE = 64
+
+
+class Tiny(keras.Model):
+    """A random backbone: one convolution a stride."""
+
+    def __init__(self):
+        super().__init__(name="tiny")
+        self.convolutions = {
+            stride: keras.layers.Conv2D(
+                width, stride, stride, kernel_initializer=keras.initializers.HeNormal(seed=stride)
+            )
+            for stride, width in ((16, 6), (32, 8))
+        }
+        for convolution in self.convolutions.values():
+            convolution.build((None, None, None, 3))
+        self.trainable = False
+        self.built = True
+
+    def call(self, images, training=None):
+        return {stride: convolution(images - 0.5) for stride, convolution in self.convolutions.items()}
+
+
+@pytest.fixture(autouse=True)
+def tiny_backbone(monkeypatch):
+    def backbone(name, weights=None, arguments=None):
+        assert (name, weights, arguments) == ("tiny", None, {})
+        return Tiny()
+
+    monkeypatch.setattr(stages, "backbone", backbone)
+    monkeypatch.setattr("tfcorr.backbones.backbone", backbone)
+
+
 POINTS = np.array([[10.0, 12], [50, 15], [30, 40], [12, 30], [55, 44]])
 
 
@@ -70,9 +103,8 @@ def regime(root, run, **changes):
         "run": str(run),
         "output": str(run / "model"),
         "data_root": str(root),
-        "backbone": "mobilenet",
+        "backbone": "tiny",
         "backbone_weights": None,
-        "backbone_arguments": {"alpha": 0.25},
         "size": SIZE,
         "teacher": {
             "synthetic": {"source": {"images": ["photos"]}, "warps": {"kind": "mixed"}},

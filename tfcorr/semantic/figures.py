@@ -138,11 +138,16 @@ def _errors(source: np.ndarray, score: PairScore, alpha: float) -> np.ndarray:
 
 
 def _spread(confidence: np.ndarray, across: int = 6) -> np.ndarray:
-    """(N, 2) integer (x, y): a regular grid of pixels, of which those above one half in confidence."""
-    rows, columns = (((np.arange(across) + 0.5) * side / across).astype(int) for side in confidence.shape)
-    x, y = (a.ravel() for a in np.meshgrid(columns, rows))
-    kept = confidence[y, x] > 0.5
-    return np.stack([x[kept], y[kept]], axis=-1)
+    """(N, 2) integer (x, y): the most trusted pixel of each field of a grid, where that is above one half."""
+    height, width = confidence.shape
+    chosen = []
+    for rows in np.array_split(np.arange(height), min(across, height)):
+        for columns in np.array_split(np.arange(width), min(across, width)):
+            field = confidence[np.ix_(rows, columns)]
+            y, x = np.unravel_index(np.argmax(field), field.shape)
+            if field[y, x] > 0.5:
+                chosen.append((columns[x], rows[y]))
+    return np.array(chosen, int).reshape(-1, 2)
 
 
 def _number_colours(count: int) -> list[tuple[int, int, int]]:
