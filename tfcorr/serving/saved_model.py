@@ -74,6 +74,9 @@ def export_super_resolution(
     def upscale_files(image, references):
         references = checks.checked_count(references, "references", limits.references)
         lr = checks.decoded(image, "image", limits.pixels)
+        # What is wrong with the image is told of the image, also when it is its own reference.
+        with tf.control_dependencies([lr]):
+            references = tf.identity(references)
         references = tf.cond(tf.size(references) > 0, lambda: references, lambda: tf.expand_dims(image, 0))
 
         def reference(number):
