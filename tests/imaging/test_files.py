@@ -9,6 +9,7 @@ import zlib
 
 import cv2
 import numpy as np
+import PIL
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
@@ -74,6 +75,8 @@ def error_of(call) -> str:
     ],
 )
 def test_every_mode_in_every_format(tmp_path, mode, suffix):
+    if (mode, suffix) == ("YCbCr", "tif") and int(PIL.__version__.partition(".")[0]) < 13:
+        pytest.skip("Pillow 12 cannot read the YCbCr TIFF that it writes itself")
     path = tmp_path / f"image.{suffix}"
     if mode == "I;16":
         image = Image.fromarray(smooth()[..., 0].astype(np.uint16) * 250)

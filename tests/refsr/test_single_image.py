@@ -175,7 +175,7 @@ def test_a_folder_that_does_not_fit_is_refused(trained, tmp_path):
 def test_evaluations_measure_it_without_references(trained, tmp_path):
     folder, _ = trained
     contenders, models = find_contenders(
-        [str(folder)], ("true", "unrelated"), tmp_path / "r.json", border=4, padding="none", memory=None
+        [str(folder)], ("true", "unrelated"), tmp_path / "r.json", setting="4-none", memory=None
     )
     assert contenders[0].references == ("none",)
     assert contenders[0].upscaler.upscale(image(6, 6), None).shape == (24, 24, 3)
