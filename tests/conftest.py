@@ -1,4 +1,4 @@
-"""Golden numbers: produced by the published implementations, in tests/goldens (see its README)."""
+"""What many tests share: golden numbers (tests/goldens, see its README) and small models."""
 
 from pathlib import Path
 
@@ -6,6 +6,31 @@ import numpy as np
 import pytest
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+# The cases of goldens/deform_conv.npz.
+DEFORM_CASES = (
+    "basic",
+    "zero_offset",
+    "far",
+    "integer",
+    "border",
+    "stride2_pad0",
+    "dil2_pad2",
+    "k5_pad2",
+    "k1",
+    "real64",
+)
+
+# Sizes of a restorer that is built and trained in seconds.
+TINY = {
+    "features": 8,
+    "content_blocks": 1,
+    "blocks": [1, 1, 1],
+    "reference_levels": ["medium", "large"],
+    "offset_widths": [8, 8, 8],
+    "aggregated_widths": [8, 8, 8],
+    "deform_groups": 2,
+}
 
 
 def load_golden(name: str, prefix: str | None = None) -> dict[str, np.ndarray]:
@@ -48,15 +73,7 @@ def tiny_model_folder(tmp_path_factory) -> Path:
     from tfcorr.refsr.model import C2Matching
 
     architecture = {
-        "restorer": {
-            "features": 8,
-            "content_blocks": 1,
-            "blocks": [1, 1, 1],
-            "reference_levels": ["medium", "large"],
-            "offset_widths": [8, 8, 8],
-            "aggregated_widths": [8, 8, 8],
-            "deform_groups": 4,
-        },
+        "restorer": {**TINY, "deform_groups": 4},
         "reference_features": "matcher",
     }
     model = C2Matching.from_architecture(architecture)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import hwio, load_golden, nhwc
+from conftest import DEFORM_CASES, hwio, load_golden, nhwc
 
 torch = pytest.importorskip("torch")
 
@@ -22,18 +22,6 @@ if not (standalone.EMULATION or torch.cuda.is_available()):
     pytest.skip("no GPU", allow_module_level=True)
 
 NAMES = ("x", "kernel", "offset", "mask", "bias")
-CASES = (
-    "basic",
-    "zero_offset",
-    "far",
-    "integer",
-    "border",
-    "stride2_pad0",
-    "dil2_pad2",
-    "k5_pad2",
-    "k1",
-    "real64",
-)
 
 
 def to_device(array, dtype=torch.float32):
@@ -44,7 +32,7 @@ def close(have, want, rtol=1e-4, atol=2e-5, message=""):
     np.testing.assert_allclose(have.float().cpu(), np.asarray(want), rtol=rtol, atol=atol, err_msg=message)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DEFORM_CASES)
 def test_deform_golden(case):
     z = load_golden("deform_conv", case)
     stride, padding, dilation, groups = (int(value) for value in z["config"])

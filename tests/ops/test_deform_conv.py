@@ -9,23 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import GOLDENS, hwio, load_golden, nhwc
+from conftest import DEFORM_CASES, GOLDENS, hwio, load_golden, nhwc
 
 from tfcorr.errors import TfcorrError
 from tfcorr.ops import deform_conv2d, deform_conv_portable, library
 
-CASES = (
-    "basic",
-    "zero_offset",
-    "far",
-    "integer",
-    "border",
-    "stride2_pad0",
-    "dil2_pad2",
-    "k5_pad2",
-    "k1",
-    "real64",
-)
 NAMES = ("x", "kernel", "offset", "mask", "bias")
 ROOT = Path(__file__).parents[2]
 
@@ -119,7 +107,7 @@ def check_golden(case, implementation):
         np.testing.assert_allclose(have, want, rtol=1e-4, atol=atol, err_msg=f"{case}: {name}")
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", DEFORM_CASES)
 def test_golden(case, implementation):
     check_golden(case, implementation)
 
@@ -496,7 +484,7 @@ def test_golden_on_another_backend(backend):
     # Keras' NumPy backend stands on JAX, too.
     pytest.importorskip("jax")
     # JAX compiles every case's operations anew, which takes its time.
-    cases = CASES if backend == "numpy" else ("basic", "stride2_pad0")
+    cases = DEFORM_CASES if backend == "numpy" else ("basic", "stride2_pad0")
     assert run_python(RUN_GOLDENS, *cases, KERAS_BACKEND=backend) == "reference False"
 
 
@@ -504,8 +492,8 @@ def test_golden_on_another_backend(backend):
 RUN_KERNELS = f"""
 import sys
 sys.path[:0] = [{str(ROOT / "tests")!r}, {str(Path(__file__).parent)!r}]
-from test_deform_conv import CASES, check_golden, test_brute_force
-for case in CASES:
+from test_deform_conv import DEFORM_CASES, check_golden, test_brute_force
+for case in DEFORM_CASES:
     check_golden(case, "custom")
 for channels, groups in ((5, 1), (8, 1), (24, 1), (40, 5)):
     test_brute_force("custom", channels, groups, 19, (3, 3), (5, 6))

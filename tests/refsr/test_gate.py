@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import TINY
 from PIL import Image
 
 from tfcorr.config import parse_config
@@ -18,17 +19,7 @@ from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.predictor import SuperResolver
 from tfcorr.refsr.restorer import PRESETS
 from tfcorr.refsr.stages import train
-from tfcorr.training.model_folder import write_card, write_weights
-
-TINY = {
-    "features": 8,
-    "content_blocks": 1,
-    "blocks": [1, 1, 1],
-    "reference_levels": ["medium", "large"],
-    "offset_widths": [8, 8, 8],
-    "aggregated_widths": [8, 8, 8],
-    "deform_groups": 2,
-}
+from tfcorr.training.model_folder import write_model
 
 
 def image(height, width, seed=0):
@@ -261,10 +252,8 @@ def test_training_goes_on_from_a_model_without_a_gate(tmp_path):
     plain = lively(C2Matching.from_architecture({"restorer": TINY}))
     models = {"m": (plain.correspondence, "correspondence", {}), "p": (plain, "super-resolution", None)}
     for name, (model, job, architecture) in models.items():
-        checksums = write_weights(tmp_path / name, model)
         architecture = plain.architecture if architecture is None else architecture
-        card = {"name": name, "job": job, "architecture": architecture, "checksums": checksums}
-        write_card(tmp_path / name, card)
+        write_model(tmp_path / name, model, {"name": name, "job": job, "architecture": architecture})
     pairs = [{"input_dir": "input", "reference_dir": "ref"}]
     config = parse_config(
         {

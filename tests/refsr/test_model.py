@@ -4,19 +4,10 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import TINY
 
 from tfcorr.refsr.matching import correspondences, pre_offsets
 from tfcorr.refsr.model import GAP, C2Matching
-
-TINY = {
-    "features": 8,
-    "content_blocks": 1,
-    "blocks": [1, 1, 1],
-    "reference_levels": ["medium", "large"],
-    "offset_widths": [8, 8, 8],
-    "aggregated_widths": [8, 8, 8],
-    "deform_groups": 2,
-}
 
 
 def _image(height, width, seed=0):

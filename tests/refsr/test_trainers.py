@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import TINY
 
 from tfcorr.config import LearningRate, Training
 from tfcorr.imaging import downscale
@@ -28,15 +29,6 @@ from tfcorr.training.checkpoint import read_state
 from tfcorr.training.loop import run_fit
 from tfcorr.training.optimizer import make_optimizer
 
-TINY = {
-    "features": 8,
-    "content_blocks": 1,
-    "blocks": [1, 1, 1],
-    "reference_levels": ["medium", "large"],
-    "offset_widths": [8, 8, 8],
-    "aggregated_widths": [8, 8, 8],
-    "deform_groups": 2,
-}
 STEPS, INTERRUPTED = 5, 2
 
 

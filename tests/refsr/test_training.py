@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import TINY
 from PIL import Image
 
 from tfcorr.config import LearningRate, Training, parse_config
@@ -22,16 +23,6 @@ from tfcorr.training.checkpoint import CheckpointError, load_checkpoint, read_st
 from tfcorr.training.loop import choose_precision, run_fit
 from tfcorr.training.model_folder import portable_command
 from tfcorr.training.optimizer import GroupedAdam, Schedule, make_optimizer
-
-TINY = {
-    "features": 8,
-    "content_blocks": 1,
-    "blocks": [1, 1, 1],
-    "reference_levels": ["medium", "large"],
-    "offset_widths": [8, 8, 8],
-    "aggregated_widths": [8, 8, 8],
-    "deform_groups": 2,
-}
 
 
 class Line(keras.Model):

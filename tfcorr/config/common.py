@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 
 def at_least(least: float, default: Any = dataclasses.MISSING) -> Any:
@@ -58,3 +58,20 @@ class Training:
     threads: int | None = at_least(1, None)
     distribute: Literal["none", "mirrored", "workers"] = "none"
     devices: int | None = at_least(1, None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingStage:
+    """What each stage of training has. ``name`` is the model's, ``output`` the folder that it is written to,
+    ``run`` that of checkpoints and logs; relative paths of data are below ``data_root``.
+    ``licence``, of the weights, and ``data_licences`` are for the model's card."""
+
+    COMMAND: ClassVar[str] = "train"
+
+    stage: str
+    name: str
+    output: str
+    run: str
+    data_root: str | None = None
+    licence: str = "research use"
+    data_licences: dict[str, str] = field(default_factory=dict)

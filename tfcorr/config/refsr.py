@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from tfcorr.config.common import LearningRate, PhotoRule, Training, at_least
+from tfcorr.config.common import LearningRate, PhotoRule, Training, TrainingStage, at_least
 
 
 @dataclass(frozen=True)
@@ -137,21 +137,16 @@ class MatcherLoss:
     distillation_support: Literal["matched", "all"] = "matched"
 
 
-@dataclass(frozen=True)
-class MatcherConfig:
+@dataclass(frozen=True, kw_only=True)
+class MatcherConfig(TrainingStage):
     """Contrastive correspondence network (section 3.1). ``input_side`` is what the input branch sees: the
     reduced and enlarged image (``upsampled``, the student's setting) or the image itself (``image``, the
     teacher's). ``teacher`` is the folder of a trained one, whose correlations are distilled (section 3.2).
-    ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained matcher.
-    ``licence``, of the weights, and ``data_licences`` are for the model's card."""
+    ``initial_weights``: none for random ones, ``imagenet``, a file, or the folder of a trained matcher."""
 
-    COMMAND: ClassVar[str] = "train"
     RUNNER: ClassVar[str] = "tfcorr.refsr.stages:train"
 
     stage: Literal["matcher"]
-    name: str
-    output: str
-    run: str
     data: MatcherData
     loss: MatcherLoss
     train: Training
@@ -160,9 +155,6 @@ class MatcherConfig:
     initial_weights: str | None = None
     input_side: Literal["upsampled", "image"] = "upsampled"
     teacher: str | None = None
-    data_root: str | None = None
-    licence: str = "research use"
-    data_licences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -202,20 +194,16 @@ class RestorerLoss:
     warmup: int = at_least(0, 0)
 
 
-@dataclass(frozen=True)
-class RestorerConfig:
+@dataclass(frozen=True, kw_only=True)
+class RestorerConfig(TrainingStage):
     """Restoration network (sections 3.3 and 3.4) over the fixed correspondence network in the folder
     ``matcher``. ``model`` holds its sizes, see `tfcorr.refsr.model.C2Matching.from_architecture`;
     ``vgg_weights`` (``imagenet`` or a file) is read if these ask for VGG19's reference features.
     ``initial_weights`` is the folder of a trained model to go on from."""
 
-    COMMAND: ClassVar[str] = "train"
     RUNNER: ClassVar[str] = "tfcorr.refsr.stages:train"
 
     stage: Literal["restorer"]
-    name: str
-    output: str
-    run: str
     matcher: str
     data: RestorerData
     train: Training
@@ -224,9 +212,6 @@ class RestorerConfig:
     initial_weights: str | None = None
     vgg_weights: str = "imagenet"
     loss: RestorerLoss = RestorerLoss()
-    data_root: str | None = None
-    licence: str = "research use"
-    data_licences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -249,25 +234,18 @@ class SingleImageValidation:
     every: int = at_least(1, 250)
 
 
-@dataclass(frozen=True)
-class SingleImageConfig:
+@dataclass(frozen=True, kw_only=True)
+class SingleImageConfig(TrainingStage):
     """The yardstick: a single-image network without references (not in the paper). ``model`` holds its sizes,
     see `tfcorr.refsr.single_image.SingleImageNetwork`."""
 
-    COMMAND: ClassVar[str] = "train"
     RUNNER: ClassVar[str] = "tfcorr.refsr.single_image_stage:train"
 
     stage: Literal["single_image"]
-    name: str
-    output: str
-    run: str
     data: SingleImageData
     train: Training
     validation: SingleImageValidation | None = None
     model: dict[str, Any] = field(default_factory=dict)
-    data_root: str | None = None
-    licence: str = "research use"
-    data_licences: dict[str, str] = field(default_factory=dict)
 
 
 STAGES: dict[str, type] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from tfcorr.config.common import Training, at_least
+from tfcorr.config.common import Training, TrainingStage, at_least
 
 
 @dataclass(frozen=True)
@@ -222,8 +222,8 @@ class Evaluation:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class SemanticConfig:
+@dataclass(frozen=True, kw_only=True)
+class SemanticConfig(TrainingStage):
     """A regime of PMD, from photographs to an evaluated student.
 
     ``stage`` says how much of it runs: ``semantic`` all, or one part of it, which finds those before it in
@@ -231,16 +231,11 @@ class SemanticConfig:
     `tfcorr.backbones.backbone`; a file of weights lies below the data root. Images are resized to ``size`` x
     ``size`` pixels. With ``cache_features`` the backbone sees each photograph (and its mirror image) once.
     ``teacher_model``, a teacher's model folder, stands in for the teacher's training, as in ablations.
-    ``licence``, of the weights, and ``data_licences`` are for the models' cards.
     """
 
-    COMMAND: ClassVar[str] = "train"
     RUNNER: ClassVar[str] = "tfcorr.semantic.stages:train"
 
     stage: Literal["semantic", "semantic_teacher", "semantic_hypotheses", "semantic_student"]
-    name: str
-    output: str
-    run: str
     teacher: TeacherStage
     hypotheses: HypothesesStage
     student: StudentStage
@@ -252,9 +247,6 @@ class SemanticConfig:
     teacher_model: str | None = None
     validation: HeldOutWarps | None = None
     evaluation: Evaluation | None = None
-    data_root: str | None = None
-    licence: str = "research use"
-    data_licences: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

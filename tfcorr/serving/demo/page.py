@@ -149,28 +149,9 @@ class Page:
                 )
         gr.Markdown("### Where the detail came from\nClick a point of the result to see its match.")
         with gr.Row():
-            view = gr.Image(
-                label="Result: click a point",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="view",
-                elem_classes="pointing",
-            )
-            match = gr.Image(
-                label="Matched place in the reference",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="match",
-            )
-            confidence = gr.Image(
-                label="Confidence of the match (dark: 0, yellow: 1)",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="confidence",
-            )
+            view = _shown("Result: click a point", elem_id="view", elem_classes="pointing")
+            match = _shown("Matched place in the reference", elem_id="match")
+            confidence = _shown("Confidence of the match (dark: 0, yellow: 1)", elem_id="confidence")
         found = gr.Markdown(elem_id="found")
 
         # Gradio looks for this default among the arguments.
@@ -215,21 +196,8 @@ class Page:
         run = gr.Button("Match", variant="primary", elem_id="match-button")
         summary = gr.Markdown(elem_id="semantic-summary")
         with gr.Row():
-            view = gr.Image(
-                label="Source: click a point",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="source-view",
-                elem_classes="pointing",
-            )
-            match = gr.Image(
-                label="Its place in the target",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="target-view",
-            )
+            view = _shown("Source: click a point", elem_id="source-view", elem_classes="pointing")
+            match = _shown("Its place in the target", elem_id="target-view")
             slider = gr.ImageSlider(
                 label="Source (left), target brought onto it (right)",
                 interactive=False,
@@ -237,13 +205,7 @@ class Page:
                 buttons=["fullscreen"],
                 elem_id="semantic-slider",
             )
-            confidence = gr.Image(
-                label="Confidence (dark: 0, yellow: 1)",
-                interactive=False,
-                format="png",
-                buttons=[],
-                elem_id="semantic-confidence",
-            )
+            confidence = _shown("Confidence (dark: 0, yellow: 1)", elem_id="semantic-confidence")
         found = gr.Markdown(elem_id="semantic-found")
 
         def work(source_file, target_file):
@@ -279,6 +241,11 @@ def _upload(label: str, **named) -> gr.Image:
     # Not a subclass: Gradio writes a stub file beside the module of each.
     image.preprocess = lambda payload: None if payload is None else payload.path
     return image
+
+
+def _shown(label: str, **named) -> gr.Image:
+    """An image component that only shows."""
+    return gr.Image(label=label, interactive=False, format="png", buttons=[], **named)
 
 
 def _look_up(result: Upscaled | Matched | None, event: gr.SelectData):
