@@ -24,7 +24,7 @@ from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import SUPER_RESOLUTION, sha256_of
 from tfcorr.published import state_dict
 from tfcorr.torch_checkpoint import read_checkpoint
-from tfcorr.training.model_folder import write_card, write_weights
+from tfcorr.training.model_folder import write_model
 
 LICENCE = "as published by the authors; see their repository"
 
@@ -51,9 +51,8 @@ def convert_c2(extractors: Path, restorer: Path, vgg: str, output: Path) -> None
         load_imagenet_weights(model.vgg, vgg, "vgg19")
     except (FileNotFoundError, RuntimeError, ValueError) as error:
         raise TfcorrError(f"--vgg: {error}") from error
-    checksums = write_weights(output, model)
     card = _card(output, SUPER_RESOLUTION, (extractors, restorer))
-    write_card(output, {**card, "architecture": model.architecture, "checksums": checksums})
+    write_model(output, model, {**card, "architecture": model.architecture})
 
 
 def convert_pmd(checkpoint: Path, weights: str, output: Path) -> None:

@@ -21,7 +21,7 @@ from tfcorr.refsr.evaluation import (
 )
 from tfcorr.refsr.layouts import find_cases
 from tfcorr.refsr.photos import DataError
-from tfcorr.refsr.reports import benchmark_markdown, benchmark_table, write_text
+from tfcorr.refsr.reports import benchmark_markdown, benchmark_table
 
 
 class Copier:
@@ -219,20 +219,6 @@ def test_wrong_calls(cases):
         run(Copier(), cases, ("all",))
     with pytest.raises(DataError, match="padding: expected none or published, got 'zero'"):
         run(Copier(), cases, padding="zero")
-
-
-def test_result_is_whole_or_not_there(tmp_path, monkeypatch):
-    write_text(tmp_path / "deep" / "result.md", "a")
-    assert (tmp_path / "deep" / "result.md").read_text() == "a"
-
-    def fail(*args):
-        raise OSError("disk full")
-
-    monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(OSError, match="disk full"):
-        write_text(tmp_path / "deep" / "result.md", "b")
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["result.md"]
-    assert (tmp_path / "deep" / "result.md").read_text() == "a"
 
 
 @pytest.fixture

@@ -64,8 +64,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Matches and writes; returns 0."""
+    from tfcorr.atomic import write_bytes
     from tfcorr.imaging import read_image
-    from tfcorr.imaging.files import write_bytes
 
     started = time.perf_counter()
     _check(args)

@@ -18,7 +18,6 @@ import dataclasses
 import io
 import math
 import os
-import secrets
 import stat
 import struct
 import threading
@@ -29,16 +28,23 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
+from tfcorr.atomic import WriteError, write_bytes
 from tfcorr.imaging import exif as exif_block
-from tfcorr.imaging import png, tiff
+from tfcorr.imaging import headers, png, tiff
 from tfcorr.imaging.depth import convert_depth
 from tfcorr.imaging.errors import ImageError
 from tfcorr.imaging.picture import Picture
 
 MAX_PIXELS = 200_000_000
 """Pixels of the largest image that is read unless the caller says otherwise: 600 MB at 8 bits RGB."""
+
+BYTES_A_PIXEL = 16
+"""Bytes of a file that are accepted for each pixel that is: four 32-bit numbers, not compressed."""
+
+METADATA_BYTES = 64 << 20
+"""Bytes of a file that are accepted beyond that, for profiles, previews and further pages."""
 
 INPUT_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
 """Suffixes by which a folder is searched for images; a single file is read whatever it is called."""
@@ -52,7 +58,6 @@ _READABLE = "PNG, JPEG, WebP, TIFF, GIF or BMP"
 _SIDE_LIMITS = {"JPEG": 65535, "WEBP": 16383}
 _JPEG_SEGMENT = 65533  # bytes of a JPEG segment, less its own length
 _XMP_HEADER = len(b"http://ns.adobe.com/xap/1.0/\0")
-_OTHER_KINDS = {b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIF", b"avif": "AVIF", b"jxl ": "JPEG XL"}
 _header_lock = threading.RLock()
 
 
@@ -67,7 +72,8 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Pict
 
     Args:
       path: a PNG, JPEG, WebP, TIFF, GIF or BMP file; its content counts, not its suffix.
-      max_pixels: the largest number of pixels accepted, checked on the header before anything is decoded.
+      max_pixels: the largest number of pixels accepted, checked on the header before anything is decoded. A
+        file may have `BYTES_A_PIXEL` times as many bytes, and `METADATA_BYTES` more.
 
     Returns:
       The picture.
@@ -77,12 +83,14 @@ def read_image(path: str | os.PathLike, *, max_pixels: int = MAX_PIXELS) -> Pict
         truncated, of zero size, larger than `max_pixels`, or holds samples that are not supported.
     """
     path = Path(path)
-    with _opened(path) as file:
-        start = file.read(32)
+    with _opened(path, BYTES_A_PIXEL * max_pixels + METADATA_BYTES) as file:
+        start = file.read(headers.START)
         file.seek(0)
-        kind = _sniff(path, start)
+        kind = headers.kind_of(start)
+        if kind is None:
+            raise ImageError(path, _not_an_image(start))
         if kind == "TIFF":
-            return _read_tiff(path, file, max_pixels)
+            return _read_tiff(path, file.read(), max_pixels)
         return _read_other(path, file, kind, start, max_pixels)
 
 
@@ -122,7 +130,10 @@ def write_image(
     encode = {".png": _encode_png, ".webp": _encode_webp, ".tif": _encode_tiff, ".tiff": _encode_tiff}
     notes: list[str] = []
     data = encode.get(Path(path).suffix.lower(), _encode_jpeg)(Path(path), picture, strip_metadata, notes)
-    write_bytes(path, data, overwrite=overwrite)
+    try:
+        write_bytes(path, data, overwrite=overwrite)
+    except WriteError as error:
+        raise ImageError(path, error.problem) from error
     return tuple(notes)
 
 
@@ -156,42 +167,9 @@ def check_output(path: str | os.PathLike, *, overwrite: bool = True) -> None:
         raise ImageError(path, f"cannot be written: {error.strerror or error}") from error
 
 
-def write_bytes(path: str | os.PathLike, data: bytes, *, overwrite: bool = True) -> None:
-    """Writes a file completely or not at all: beside its target, synchronised to the disk, then renamed.
-
-    A symbolic link is followed, so that it still points to the file afterwards.
-
-    Args:
-      path: the target.
-      data: all of its content.
-      overwrite: replace a file that is there already.
-
-    Raises:
-      ImageError: if that fails; nothing is left behind then, and an earlier file is untouched.
-    """
-    target = Path(os.path.realpath(path))
-    part = target.parent / f".tfcorr-{secrets.token_hex(8)}.part"
-    try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            if not overwrite and target.exists():
-                raise ImageError(path, "is there already and is not to be overwritten")
-            os.replace(part, target)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                os.unlink(part)
-            raise
-    except OSError as error:
-        raise ImageError(path, f"cannot be written: {error.strerror or error}") from error
-
-
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, opened for reading, if it is one that has content."""
+def _opened(path: Path, most: int) -> Iterator[BinaryIO]:
+    """The file, opened for reading, if it is one that has content, of at most `most` bytes."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -200,6 +178,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
             raise ImageError(path, "is not a regular file; an image file is needed")
         if status.st_size == 0:
             raise ImageError(path, "is empty (0 bytes)")
+        if status.st_size > most:
+            raise ImageError(
+                path,
+                f"is {status.st_size / 1e6:,.0f} MB long; at most {most / 1e6:,.0f} MB are read (max_pixels)",
+            )
         file = path.open("rb")
     except FileNotFoundError as error:
         raise ImageError(path, "does not exist") from error
@@ -211,27 +194,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def _sniff(path: Path, start: bytes) -> str:
-    """Pillow's name of the file's type."""
-    signatures = {
-        png.SIGNATURE: "PNG",
-        b"\xff\xd8\xff": "JPEG",
-        b"GIF87a": "GIF",
-        b"GIF89a": "GIF",
-        b"BM": "BMP",
-    }
-    signatures.update(dict.fromkeys(tiff.SIGNATURES, "TIFF"))
-    for signature, kind in signatures.items():
-        if start.startswith(signature):
-            return kind
-    if start[:4] == b"RIFF" and start[8:12] == b"WEBP":
-        return "WEBP"
-    other = _OTHER_KINDS.get(start[8:12]) if start[4:8] in (b"ftyp", b"JXL ") else None
-    if other:
-        raise ImageError(
-            path, f"is a {other} image, which is not supported; convert it to PNG, JPEG, WebP or TIFF"
-        )
-    raise ImageError(path, f"is not an image that can be read; {_READABLE} is needed")
+def _not_an_image(start: bytes) -> str:
+    foreign = headers.foreign_kind(start)
+    if foreign:
+        return f"is {foreign}, which is not supported; convert it to PNG, JPEG, WebP or TIFF"
+    return f"is not an image that can be read; {_READABLE} is needed"
 
 
 def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
@@ -240,9 +207,13 @@ def _check_size(path: Path, width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise ImageError(
             path,
-            f"promises {width}x{height} pixels in its header, {width * height / 1e6:,.1f} million; at most "
-            f"{max_pixels / 1e6:,.1f} million are accepted (max_pixels)",
+            f"promises {width}x{height} pixels in its header, {width * height / 1e6:,.1f} million; "
+            + _accepted(max_pixels),
         )
+
+
+def _accepted(max_pixels: int) -> str:
+    return f"at most {max_pixels / 1e6:,.1f} million are accepted (max_pixels)"
 
 
 def _damaged(path: Path, what: str, error: Exception) -> ImageError:
@@ -251,60 +222,91 @@ def _damaged(path: Path, what: str, error: Exception) -> ImageError:
 
 
 @contextlib.contextmanager
-def _quiet_pillow() -> Iterator[None]:
-    """Keeps Pillow from judging sizes, which `_check_size` does, and from printing warnings about metadata.
+def _pillow_limited(path: Path, max_pixels: int) -> Iterator[None]:
+    """Gives Pillow our limit of pixels for whatever it makes room for, and keeps its warnings to itself.
 
-    Both settings belong to the whole process, hence the lock.
+    The settings belong to the whole process, hence the lock.
     """
     with _header_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        before = Image.MAX_IMAGE_PIXELS
+        # Pillow warns above its limit and refuses above twice that.
+        Image.MAX_IMAGE_PIXELS = max_pixels / 2
         try:
             yield
+        except Image.DecompressionBombError as error:
+            raise ImageError(path, f"has a part of too many pixels; {_accepted(max_pixels)}") from error
         finally:
-            Image.MAX_IMAGE_PIXELS = limit
+            Image.MAX_IMAGE_PIXELS = before
 
 
 def _open_with_pillow(path: Path, file: BinaryIO, kind: str, max_pixels: int) -> Image.Image:
     """Parses the header of a file, and no more."""
-    with _quiet_pillow():
+    with _pillow_limited(path, max_pixels):
         try:
             image = Image.open(file, formats=[kind])
+        except Image.DecompressionBombError:
+            raise
         except Exception as error:  # plugins raise whatever parsing hostile bytes leads to
-            raise ImageError(path, f"is damaged or truncated: its {kind} header cannot be read") from error
+            raise _broken_header(path, kind, error) from error
     _check_size(path, *image.size, max_pixels)
     return image
+
+
+def _broken_header(path: Path, kind: str, error: Exception) -> ImageError:
+    # That no plugin took the file says nothing more.
+    reason = "" if isinstance(error, UnidentifiedImageError) else f" ({str(error) or type(error).__name__})"
+    return ImageError(path, f"is damaged or truncated: its {kind} header cannot be read{reason}")
 
 
 def _load(path: Path, image: Image.Image, max_pixels: int) -> None:
     limit = Image.MAX_IMAGE_PIXELS
     # Pillow's TIFF reader looks at the limit once more; the lock is taken only where that matters.
-    trusting = _quiet_pillow() if limit and image.width * image.height > limit else contextlib.nullcontext()
-    with trusting:
+    needed = limit and image.width * image.height > limit
+    with _pillow_limited(path, max_pixels) if needed else contextlib.nullcontext():
         try:
             image.load()
+        except Image.DecompressionBombError:
+            raise
         except Exception as error:  # as above
             raise _damaged(path, "its image data", error) from error
     # Frames of some formats may be larger than the header said.
     _check_size(path, *image.size, max_pixels)
 
 
+def _is_animated(path: Path, image: Image.Image, max_pixels: int) -> bool:
+    """Whether there is a second frame; the first one has been loaded."""
+    with _pillow_limited(path, max_pixels):
+        try:
+            # The further pictures of a phone's MPO file are previews and depth maps.
+            return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+        except Exception:  # what follows the first frame is damaged, or too large
+            return True
+
+
 def _read_other(path: Path, file: BinaryIO, kind: str, start: bytes, max_pixels: int) -> Picture:
     """PNG, JPEG, WebP, GIF, BMP."""
-    if kind == "PNG" and len(start) >= 24 and start[12:16] == b"IHDR":
-        # Pillow would call a PNG file of zero size broken.
-        _check_size(path, *struct.unpack_from(">II", start, 16), max_pixels)
+    try:
+        size = headers.promised_size(kind, start, file)
+    except ValueError as error:
+        raise ImageError(path, f"is damaged: {error}") from error
+    # The screen of a GIF file is often given as 0x0.
+    if size is not None and (kind != "GIF" or all(size)):
+        _check_size(path, *size, max_pixels)
+    file.seek(0)
     image = _open_with_pillow(path, file, kind, max_pixels)
     notes: list[str] = []
-    # The further pictures of a phone's MPO file are previews and depth maps.
-    if getattr(image, "is_animated", False) and image.format != "MPO":
-        notes.append("animated: only the first frame is used")
     _load(path, image, max_pixels)
+    if _is_animated(path, image, max_pixels):
+        notes.append("animated: only the first frame is used")
 
     info = image.info
     exif = info.get("exif") or _imagemagick_exif(info)
     xmp = info.get("xmp")
     orientation = exif_block.orientation(exif, xmp)
+    if exif and not exif_block.is_modest(exif):
+        exif = None
+        notes.append("its EXIF metadata are damaged and left out")
     profile = info.get("icc_profile") or None
     if kind == "PNG" and start[24] == 16:
         pixels, alpha = _decode_png16(path, file, start[25], info.get("transparency"))
@@ -315,15 +317,17 @@ def _read_other(path: Path, file: BinaryIO, kind: str, start: bytes, max_pixels:
     )
 
 
-def _read_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
-    with _quiet_pillow():
+def _read_tiff(path: Path, data: bytes, max_pixels: int) -> Picture:
+    if not exif_block.is_modest(data):
+        raise ImageError(path, "is damaged: its TIFF header counts more than there is")
+    with _pillow_limited(path, max_pixels):
         try:
-            header = tiff.read_header(file)
+            header = tiff.read_header(io.BytesIO(data))
         except Exception as error:  # plugins raise whatever parsing hostile bytes leads to
-            raise ImageError(path, "is damaged or truncated: its TIFF header cannot be read") from error
+            raise _broken_header(path, "TIFF", error) from error
     _check_size(path, header.width, header.height, max_pixels)
-    file.seek(0)
-    data = file.read()
+    if header.tile > max_pixels:
+        raise ImageError(path, f"has tiles of too many pixels; {_accepted(max_pixels)}")
     if header.end_of_data > len(data):
         raise ImageError(
             path, f"its image data is truncated ({header.end_of_data - len(data)} bytes are missing)"
@@ -342,7 +346,7 @@ def _read_tiff(path: Path, file: BinaryIO, max_pixels: int) -> Picture:
             )
         pixels, alpha = decoded
         if pixels.dtype == np.float32:
-            pixels, alpha = _clamped(path, pixels, notes), None if alpha is None else np.clip(alpha, 0, 1)
+            pixels, alpha = _clamped(path, pixels, alpha, notes)
     else:
         if max(header.bits) > 8 and not (set(header.bits) == {16} and header.photometric == 5):
             raise ImageError(
@@ -455,15 +459,18 @@ def _quiet_opencv(function, *args):
         cv2.utils.logging.setLogLevel(level)
 
 
-def _clamped(path: Path, pixels: np.ndarray, notes: list[str]) -> np.ndarray:
-    if not np.isfinite(pixels).all():
+def _clamped(
+    path: Path, pixels: np.ndarray, alpha: np.ndarray | None, notes: list[str]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Floating-point samples within [0, 1]."""
+    if not (np.isfinite(pixels).all() and (alpha is None or np.isfinite(alpha).all())):
         raise ImageError(
             path, "holds values that are not finite; floating-point samples have to lie in [0, 1]"
         )
     low, high = float(pixels.min()), float(pixels.max())
     if low < 0 or high > 1:
         notes.append(f"floating-point values from {low:.4g} to {high:.4g} are clamped to [0, 1]")
-    return np.clip(pixels, 0, 1)
+    return np.clip(pixels, 0, 1), None if alpha is None else np.clip(alpha, 0, 1)
 
 
 def _imagemagick_exif(info: dict) -> bytes | None:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tfcorr import resources
+from tfcorr.atomic import replacing, write_text
 from tfcorr.ops import library
 from tfcorr.toolchain import BuildError, find_bazel, find_compiler, usable_cores
 
@@ -316,14 +317,10 @@ def _writable(output_dir: Path | None, version: str) -> Path:
 
 
 def _install(built: Path, target: Path, record: dict) -> None:
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".new-") as staging:
-        staged = Path(staging) / target.name
-        shutil.copyfile(built, staged)
-        staged.chmod(0o755)
-        staged_record = Path(staging) / _RECORD_NAME
-        staged_record.write_text(json.dumps(record, indent=1) + "\n")
-        os.replace(staged, target)
-        os.replace(staged_record, target.parent / _RECORD_NAME)
+    with replacing(target) as part:
+        shutil.copyfile(built, part)
+        part.chmod(0o755)
+    write_text(target.parent / _RECORD_NAME, json.dumps(record, indent=1) + "\n")
 
 
 def _read_record(path: Path) -> dict | None:

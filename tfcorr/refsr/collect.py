@@ -24,12 +24,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from tfcorr.atomic import append_line, write_text
 from tfcorr.errors import TfcorrError
 from tfcorr.imaging import convert_depth, read_image, resize_bicubic, upscale, write_image
 from tfcorr.imaging.errors import ImageError
 from tfcorr.imaging.figure import contact_sheet
 from tfcorr.refsr import SCALE
-from tfcorr.refsr.reports import write_text
 from tfcorr.refsr.selection import ReferencePool
 from tfcorr.refsr.sift import SiftFeatures, epipolar_inliers, match_sift, relative_scale, sift_features
 
@@ -248,8 +248,7 @@ class _State:
     def add(self, name: str, ranking: list[Candidate]) -> None:
         """Notes a ranking whose files have been written."""
         entry = {"key": self._key, "name": name, "ranking": [asdict(candidate) for candidate in ranking]}
-        with open(self._file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_line(self._file, json.dumps(entry))
 
 
 def global_descriptor(image: np.ndarray) -> np.ndarray:

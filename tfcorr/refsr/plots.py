@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from tfcorr.atomic import replacing
 
 _COLOURS = ("#9aa0a6", "#1a73e8", "#e8710a", "#188038", "#9334e6", "#d93025", "#12b5cb", "#f9ab00")
 
@@ -33,14 +34,9 @@ def write_plot(path: Path, draw: Callable[[Any], None], *, columns: int = 1) -> 
     axes = figure.subplots(1, columns, squeeze=False)[0]
     draw(axes[0] if columns == 1 else list(axes))
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        # The same result gives the same file.
-        with matplotlib.rc_context({"svg.hashsalt": "tfcorr"}):
-            figure.savefig(beside, format="svg", metadata={"Date": None})
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    # The same result gives the same file.
+    with replacing(path) as part, matplotlib.rc_context({"svg.hashsalt": "tfcorr"}):
+        figure.savefig(part, format="svg", metadata={"Date": None})
     return None
 
 

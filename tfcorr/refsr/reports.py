@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tfcorr.atomic import write_text
 from tfcorr.refsr.evaluation import BICUBIC
 
 _TITLES = {"psnr_y": "PSNR-Y", "ssim_y": "SSIM-Y"}
@@ -16,17 +16,6 @@ def write_report(output: Path, result: dict, markdown: str) -> None:
     """Writes a result as JSON to ``output`` and its table beside it, ending in ``.md``."""
     write_text(output, json.dumps(result, indent=2) + "\n")
     write_text(output.with_suffix(".md"), markdown)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text file beside the target and renames it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def text_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -25,7 +25,7 @@ from tfcorr.refsr.upsampling import BicubicUpsampling
 from tfcorr.training.callbacks import RunState
 from tfcorr.training.distribution import is_chief, make_strategy
 from tfcorr.training.loop import prepare, run_fit
-from tfcorr.training.model_folder import portable_command, write_card, write_weights
+from tfcorr.training.model_folder import portable_command, write_model
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
 from tfcorr.training.trainer import StageTrainer
@@ -180,7 +180,6 @@ def _save(
         "job": SINGLE_IMAGE,
         "architecture": network.architecture,
         "licence": config.licence,
-        "checksums": write_weights(folder, network),
         "metrics": {"validation": state.metrics} if state.metrics else {},
         "training": {
             "command": portable_command(command),
@@ -195,5 +194,5 @@ def _save(
             "tfcorr": tfcorr.__version__,
         },
     }
-    write_card(folder, card)
+    write_model(folder, network, card)
     return folder

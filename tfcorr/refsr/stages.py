@@ -26,7 +26,7 @@ from tfcorr.refsr.training import AdversarialRestorerTrainer, MatcherTrainer, Re
 from tfcorr.training.callbacks import Phases, RunState
 from tfcorr.training.distribution import is_chief, make_strategy
 from tfcorr.training.loop import prepare, run_fit
-from tfcorr.training.model_folder import portable_command, write_card, write_weights
+from tfcorr.training.model_folder import portable_command, write_model
 from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
@@ -382,14 +382,12 @@ def save_model(
         The folder.
     """
     folder = Path(config.output)
-    checksums = write_weights(folder, model)
     matcher = config.stage == "matcher"
     card = {
         "name": config.name,
         "job": CORRESPONDENCE if matcher else SUPER_RESOLUTION,
         "architecture": config.model if matcher else model.architecture,
         "licence": config.licence,
-        "checksums": checksums,
         "metrics": {"validation": state.metrics} if state.metrics else {},
         "training": {
             "command": portable_command(command),
@@ -408,5 +406,5 @@ def save_model(
     }
     if confidence is not None:
         card["confidence_threshold"] = round(confidence, 4)
-    write_card(folder, card)
+    write_model(folder, model, card)
     return folder

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 import tfcorr
+from tfcorr.atomic import write_bytes
 from tfcorr.config.semantic import Benchmark, Evaluation, SemanticEvaluateConfig, SyntheticBenchmark
 from tfcorr.errors import TfcorrError
-from tfcorr.imaging.files import write_bytes
 from tfcorr.semantic.data import WarpedSamples
 from tfcorr.semantic.datasets import (
     ImagePair,

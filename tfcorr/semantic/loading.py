@@ -10,7 +10,7 @@ from tfcorr import backbones
 from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelError, find_model, verify
 from tfcorr.semantic.network import SemanticMatchingNetwork, head_from_architecture
-from tfcorr.training.model_folder import write_card, write_weights
+from tfcorr.training.model_folder import write_model
 
 __all__ = ["SEMANTIC_MATCHING", "SEMANTIC_TEACHER", "LoadedNetwork", "load_network", "save_network"]
 
@@ -90,6 +90,5 @@ def save_network(
         card: what it says beside ``architecture`` and ``checksums``.
     """
     network.build()
-    checksums = write_weights(folder, network)
     architecture = {"backbone": backbone, "size": size, "head": network.head.architecture}
-    write_card(folder, {**card, "architecture": architecture, "checksums": checksums})
+    write_model(folder, network, {**card, "architecture": architecture})

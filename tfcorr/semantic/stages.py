@@ -448,7 +448,7 @@ class _Regime:
 
     def evaluate(self) -> dict[str, float]:
         """Measures the student, and what the configuration names beside it."""
-        from tfcorr.imaging.files import write_bytes
+        from tfcorr.atomic import write_bytes
         from tfcorr.semantic.evaluation import headline, run_evaluation, table
 
         result = run_evaluation(

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tfcorr.atomic import replacing_folder
 from tfcorr.errors import TfcorrError
 
 __all__ = ["ExportError", "check_target", "new_folder", "write_json"]
@@ -47,26 +45,13 @@ def new_folder(target: str | Path, *, overwrite: bool = False) -> Iterator[Path]
 
     Raises:
         ExportError: see `check_target`.
-        OSError: the folder cannot be made or renamed.
+        WriteError: the folder cannot be written or renamed.
     """
     target = Path(target).absolute()
     check_target(target, overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    try:
-        # mkdtemp lets nobody else in; the export gets the rights of any other new folder.
-        umask = os.umask(0)
-        os.umask(umask)
-        part.chmod(0o777 & ~umask)
+    with replacing_folder(target) as part:
         yield part
         check_target(target, overwrite)
-        old = part.with_suffix(".old")
-        if target.exists():
-            target.rename(old)
-        part.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
 
 
 def write_json(path: Path, content: dict) -> None:

@@ -1,4 +1,4 @@
-"""Writing a model folder: weights and card, each whole or not there."""
+"""Writing a model folder: weights and card, together or not at all."""
 
 from __future__ import annotations
 
@@ -11,30 +11,28 @@ from typing import Any
 
 import keras
 
-from tfcorr.imaging.files import write_bytes
+from tfcorr.atomic import replacing_folder, write_bytes
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, sha256_of
 
-__all__ = ["portable_command", "write_card", "write_weights"]
+__all__ = ["portable_command", "write_card", "write_model"]
 
 
-def write_weights(folder: Path, model: keras.Model) -> dict[str, str]:
-    """Writes the weights of a built model into a folder, which is made if it is missing.
+def write_model(folder: Path, model: keras.Model, card: dict[str, Any]) -> None:
+    """Writes the weights of a built model and its card, both or neither.
+
+    What else lies in the folder stays.
 
     Args:
-        folder: of the model.
+        folder: of the model; made if it is missing.
         model: any Keras model.
+        card: see `tfcorr.pretrained.ModelCard`; its ``checksums`` are added here.
 
-    Returns:
-        The card's ``checksums``: file name -> SHA-256.
+    Raises:
+        WriteError: the folder cannot be written; an earlier model in it is untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{os.getpid()}.{WEIGHTS_FILE}"
-    try:
-        model.save_weights(beside)
-        os.replace(beside, folder / WEIGHTS_FILE)
-    finally:
-        beside.unlink(missing_ok=True)
-    return {WEIGHTS_FILE: sha256_of(folder / WEIGHTS_FILE)}
+    with replacing_folder(folder, keep=True) as part:
+        model.save_weights(part / WEIGHTS_FILE)
+        write_card(part, {**card, "checksums": {WEIGHTS_FILE: sha256_of(part / WEIGHTS_FILE)}})
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
