@@ -65,13 +65,12 @@ def pixels_only(data: bytes) -> bytes:
     """The file `data`, which is a PNG, reduced to header and image data, with fresh checksums and an end.
 
     What is left is decoded alike by every library: no profile to complain of, no orientation to apply, no
-        animation,
-    no single transparent colour.
+    animation, no single transparent colour, and no second header with another size.
     """
     parts, position = [SIGNATURE], len(SIGNATURE)
     while position + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
-        if name in (b"IHDR", b"IDAT"):
+        if name == b"IDAT" or (name == b"IHDR" and len(parts) == 1):
             parts.append(chunk(name, data[position + 8 : position + 8 + length]))
         position += 12 + length
     return b"".join([*parts, chunk(b"IEND", b"")])

@@ -23,7 +23,8 @@ SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_SIZES = 273, 277, 278, 279
 _X_RESOLUTION, _Y_RESOLUTION, _PLANAR, _RESOLUTION_UNIT = 282, 283, 284, 296
-_PREDICTOR, _TILE_OFFSETS, _TILE_SIZES, _EXTRA, _FORMAT = 317, 324, 325, 338, 339
+_PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_SIZES = 317, 322, 323, 324, 325
+_EXTRA, _FORMAT = 338, 339
 _XMP, _ICC, _EXIF_IFD, _GPS_IFD = 700, 34675, 34665, 34853
 # Tags of the first directory that describe the picture and not the file: texts, makers, dates, people,
 # rights.
@@ -35,6 +36,7 @@ _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _UINT, _FLOAT, _UNDEFINED = 1, 3, 4
 _PREMULTIPLIED, _STRAIGHT = 1, 2
 _STRIP_BYTES = 1 << 18
+_MOST_SAMPLES = 64
 _LARGEST = (1 << 32) - (1 << 20)
 
 
@@ -52,6 +54,7 @@ class Header:
       extra: what the samples beyond the colours are (tag 338); empty if the file does not say.
       more_pages: whether a second directory follows.
       strips, tiles: (position, bytes) of each piece of the samples; a file has one kind.
+      tile: pixels of one tile, which the decoder has room for whatever the image's size; 0 for strips.
       icc_profile, exif, xmp, dpi: as in `Picture`; `exif` holds the descriptive tags only.
     """
 
@@ -67,6 +70,7 @@ class Header:
     more_pages: bool
     strips: tuple[tuple[int, int], ...]
     tiles: tuple[tuple[int, int], ...]
+    tile: int
     icc_profile: bytes | None
     exif: bytes | None
     xmp: bytes | None
@@ -93,7 +97,7 @@ def read_header(file: BinaryIO) -> Header:
     """Reads the first directory of a TIFF file, whatever its samples are.
 
     Args:
-      file: opened for reading; its position is changed.
+      file: opened for reading, its directories modest (`exif.is_modest`); its position is changed.
 
     Returns:
       What it says.
@@ -104,6 +108,8 @@ def read_header(file: BinaryIO) -> Header:
     directory = _directory(file)
     bits = tuple(directory.get(_BITS, (1,)))
     samples = directory.get(_SAMPLES, 1)
+    if not 1 <= samples <= _MOST_SAMPLES:
+        raise ValueError(f"{samples} samples a pixel")
     if len(bits) < samples:
         bits = bits[:1] * samples
     strips, tiles = (
@@ -124,6 +130,7 @@ def read_header(file: BinaryIO) -> Header:
         more_pages=bool(directory.next),
         strips=strips,
         tiles=tiles,
+        tile=int(directory.get(_TILE_WIDTH, 0)) * int(directory.get(_TILE_HEIGHT, 0)),
         icc_profile=directory.get(_ICC),
         exif=_descriptive_exif(file),
         xmp=directory.get(_XMP),
@@ -240,8 +247,6 @@ def _directory(file: BinaryIO) -> ImageFileDirectory_v2:
     directory = ImageFileDirectory_v2(start)
     file.seek(directory.next)
     directory.load(file)
-    # Reading them parses the values, and so finds damage here.
-    dict(directory)
     return directory
 
 
@@ -306,6 +311,9 @@ def _inflate(data: bytes, header: Header) -> np.ndarray | None:
             if header.compression != _NO_COMPRESSION:
                 strip = zlib.decompressobj().decompress(strip, needed - len(content) + 1)
             content += strip
+            # Strips may name the same bytes again and again.
+            if len(content) > needed:
+                return None
     except zlib.error:
         return None
     if len(content) != needed:
@@ -322,7 +330,8 @@ def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Undoes the multiplication of colours by alpha; what is fully transparent becomes black."""
     peak = 65535 if pixels.dtype == np.uint16 else 1.0
     share = alpha[..., None].astype(np.float64) / peak
-    straight = np.divide(pixels, share, out=np.zeros(pixels.shape), where=share > 0)
+    with np.errstate(all="ignore"):  # what is not finite is told by the caller
+        straight = np.divide(pixels, share, out=np.zeros(pixels.shape), where=share > 0)
     if pixels.dtype == np.uint16:
         straight = np.rint(straight)
     return np.minimum(straight, peak).astype(pixels.dtype)
