@@ -7,12 +7,19 @@ import os
 import sys
 from collections.abc import Iterator
 
+from tfcorr.quiet import standard_error_turned_away
+
 __all__ = ["ProgressBar", "describe", "start_tensorflow"]
 
 
 def describe(error: BaseException) -> str:
-    """Returns one line for an error: its own message where tfcorr raised it, else its type too."""
+    """Returns one line for an error: its own message where tfcorr raised it, else its type too.
+
+    What is not printable, such as the escape sequences of a terminal in a file's name, is written out.
+    """
     message = " ".join(str(error).split())
+    if not message.isprintable():
+        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
     if type(error).__module__.startswith("tfcorr."):
         return message
     if isinstance(error, OSError) and error.strerror:
@@ -85,23 +92,10 @@ def start_tensorflow() -> None:
     processor that is not there when it first lists the devices; so the descriptor is turned away meanwhile.
     With TFCORR_DEBUG they stay. An import that fails raises its error as ever.
     """
-    with contextlib.nullcontext() if os.environ.get("TFCORR_DEBUG") else _standard_error_turned_away():
+    with contextlib.nullcontext() if os.environ.get("TFCORR_DEBUG") else standard_error_turned_away():
         import keras
 
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             tf.config.list_physical_devices()
-
-
-@contextlib.contextmanager
-def _standard_error_turned_away() -> Iterator[None]:
-    sys.stderr.flush()
-    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(saved, 2)
-        os.close(saved)
-        os.close(nowhere)

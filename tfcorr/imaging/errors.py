@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
 from tfcorr.errors import TfcorrError
+
+# What Python makes of bytes that are no UTF-8 in a file's name.
+_UNDECODED = re.compile("[\udc80-\udcff]")
 
 
 class ImageError(TfcorrError, ValueError):
@@ -18,7 +22,8 @@ class ImageError(TfcorrError, ValueError):
         """Takes the file and what is wrong with it, with what would be right."""
         self.path = os.fspath(path)
         # A file name may hold line breaks and bytes that are no text; the message may not.
-        shown = self.path.encode("utf-8", "backslashreplace").decode("utf-8")
+        shown = _UNDECODED.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", self.path)
+        shown = shown.encode("utf-8", "backslashreplace").decode("utf-8")
         if not shown.isprintable():
             shown = repr(shown)
         super().__init__(f"{shown}: {' '.join(problem.split())}")

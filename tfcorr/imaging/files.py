@@ -28,7 +28,7 @@ from typing import BinaryIO
 
 import cv2
 import numpy as np
-from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from tfcorr.atomic import WriteError, write_bytes
 from tfcorr.imaging import exif as exif_block
@@ -36,6 +36,7 @@ from tfcorr.imaging import headers, png, tiff
 from tfcorr.imaging.depth import convert_depth
 from tfcorr.imaging.errors import ImageError
 from tfcorr.imaging.picture import Picture
+from tfcorr.quiet import standard_error_turned_away
 
 MAX_PIXELS = 200_000_000
 """Pixels of the largest image that is read unless the caller says otherwise: 600 MB at 8 bits RGB."""
@@ -184,6 +185,8 @@ def _opened(path: Path, most: int) -> Iterator[BinaryIO]:
                 f"is {status.st_size / 1e6:,.0f} MB long; at most {most / 1e6:,.0f} MB are read (max_pixels)",
             )
         file = path.open("rb")
+    except ImageError:
+        raise
     except FileNotFoundError as error:
         raise ImageError(path, "does not exist") from error
     except PermissionError as error:
@@ -232,12 +235,14 @@ def _pillow_limited(path: Path, max_pixels: int) -> Iterator[None]:
         before = Image.MAX_IMAGE_PIXELS
         # Pillow warns above its limit and refuses above twice that.
         Image.MAX_IMAGE_PIXELS = max_pixels / 2
+        disabled, TiffImagePlugin.logger.disabled = TiffImagePlugin.logger.disabled, True
         try:
             yield
         except Image.DecompressionBombError as error:
             raise ImageError(path, f"has a part of too many pixels; {_accepted(max_pixels)}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
+            TiffImagePlugin.logger.disabled = disabled
 
 
 def _open_with_pillow(path: Path, file: BinaryIO, kind: str, max_pixels: int) -> Image.Image:
@@ -357,7 +362,9 @@ def _read_tiff(path: Path, data: bytes, max_pixels: int) -> Picture:
         if max(header.bits) > 8:
             notes.append("CMYK of 16 bits is reduced to 8 bits a sample")
         image = _open_with_pillow(path, io.BytesIO(data), "TIFF", max_pixels)
-        _load(path, image, max_pixels)
+        # Pillow lets libtiff tell of damaged data on the terminal.
+        with contextlib.nullcontext() if header.is_plain else _quiet_terminal():
+            _load(path, image, max_pixels)
         pixels, alpha, profile = _decode_pillow(path, image, profile, notes)
     return _picture(
         path, pixels, alpha, orientation, profile, header.exif, header.xmp, header.dpi, {}, tuple(notes)
@@ -446,6 +453,12 @@ def _decode_png16(
     if alpha is None and transparent is not None:
         alpha = np.where((pixels == np.array(transparent)).all(axis=-1), 0, 65535).astype(np.uint16)
     return pixels, alpha
+
+
+@contextlib.contextmanager
+def _quiet_terminal() -> Iterator[None]:
+    with _header_lock, standard_error_turned_away():
+        yield
 
 
 def _quiet_opencv(function, *args):

@@ -82,6 +82,11 @@ class Header:
         return max((start + size for start, size in self.strips + self.tiles), default=0)
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the samples are not compressed."""
+        return self.compression == _NO_COMPRESSION
+
+    @property
     def is_deep(self) -> bool:
         """Whether `decode` reads the samples, not Pillow: 16-bit integers or 32-bit floats, grey or RGB."""
         kinds = {16: (_UINT, _UNDEFINED), 32: (_FLOAT,)}
