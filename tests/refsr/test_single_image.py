@@ -13,7 +13,8 @@ from tfcorr.pretrained import SINGLE_IMAGE, ModelError, find_model
 from tfcorr.refsr.benchmark import find_contenders
 from tfcorr.refsr.memory import MemoryPlan
 from tfcorr.refsr.photos import DataError, PhotoCache
-from tfcorr.refsr.single_image import SingleImageNetwork, SingleImageResolver
+from tfcorr.refsr.single_image import SingleImageNetwork
+from tfcorr.refsr.single_image_resolver import SingleImageResolver
 from tfcorr.refsr.single_image_stage import SingleImageSamples, train
 
 

@@ -28,7 +28,14 @@ SIZES = {
 }
 
 
-@pytest.fixture(scope="module", params=[{}, {"gate": True}, {"reference_features": "vgg19"}], ids=str)
+BASE = {"base": {"features": 6, "blocks": 2}}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[{}, {"gate": True}, {"gate": True, "restorer": SIZES | BASE}, {"reference_features": "vgg19"}],
+    ids=["plain", "gate", "base", "vgg19"],
+)
 def upscaler(request):
     """Random weights, large enough for the reference to move the result."""
     keras.utils.set_random_seed(3)

@@ -199,7 +199,9 @@ class RestorerConfig(TrainingStage):
     """Restoration network (sections 3.3 and 3.4) over the fixed correspondence network in the folder
     ``matcher``. ``model`` holds its sizes, see `tfcorr.refsr.model.C2Matching.from_architecture`;
     ``vgg_weights`` (``imagenet`` or a file) is read if these ask for VGG19's reference features.
-    ``initial_weights`` is the folder of a trained model to go on from."""
+    ``base``, for sizes that have one, is the folder of a trained single-image network, which is then left as it
+    is; without it the restorer's base trains with the rest. ``initial_weights`` is the folder of a trained
+    model to go on from."""
 
     RUNNER: ClassVar[str] = "tfcorr.refsr.stages:train"
 
@@ -209,6 +211,7 @@ class RestorerConfig(TrainingStage):
     train: Training
     validation: RestorerValidation | None = None
     model: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
     initial_weights: str | None = None
     vgg_weights: str = "imagenet"
     loss: RestorerLoss = RestorerLoss()

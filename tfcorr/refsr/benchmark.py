@@ -130,7 +130,7 @@ def load_upscaler(card: ModelCard, memory: int | None) -> Any:
         resolver = SuperResolver.from_pretrained(card.folder, memory=memory)
         resolver.remember_inputs(min(_INPUTS, available_memory() // 4))
         return resolver
-    from tfcorr.refsr.single_image import SingleImageResolver
+    from tfcorr.refsr.single_image_resolver import SingleImageResolver
 
     return SingleImageResolver.from_pretrained(card.folder, memory=memory)
 

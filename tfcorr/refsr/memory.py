@@ -13,6 +13,7 @@ from tfcorr.imaging.tiles import tile_for_budget
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerSizes
+from tfcorr.refsr.single_image import SingleImageSizes
 
 __all__ = ["MemoryPlan", "available_memory", "is_out_of_memory", "within_memory"]
 
@@ -126,7 +127,19 @@ def restorer_bytes(config: RestorerSizes) -> int:
             plan = 3 * points + 2 * points + 2 * points + points + 18
             widths = max(widths, config.features + context + 2 * hidden + plan)
         peak = max(peak, cells * widths * _FLOAT)
+    if config.base is not None:
+        # Its features at the output's size and its image stay until the end.
+        kept = LEVEL_SCALES["large"] ** 2 * (config.features + 3) * _FLOAT
+        peak = max(peak + kept, single_image_bytes(config.base))
     return peak * 5 // 4
+
+
+def single_image_bytes(sizes: SingleImageSizes) -> int:
+    """Bytes that a single-image network takes at its peak for one pixel of its input.
+
+    At the output's size: a feature before and after the shuffle, and the last convolution's workspace.
+    """
+    return 3 * LEVEL_SCALES["large"] ** 2 * sizes.features * _FLOAT
 
 
 def available_memory() -> int:

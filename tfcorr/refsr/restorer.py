@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import keras
 from keras import ops
 
 from tfcorr.refsr.aggregation import DynamicAggregation
+from tfcorr.refsr.blocks import ResidualBlock, convolution, leaky_relu
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.gate import ReferenceGate
 from tfcorr.refsr.matching import matched_cells, refine_offsets
+from tfcorr.refsr.single_image import SingleImageNetwork, SingleImageSizes
 from tfcorr.refsr.upsampling import Upsampling
 
 #: The three levels, coarse to fine, and the feature of the reference that each may aggregate.
@@ -21,9 +24,6 @@ LEVEL_SCALES = {level: 4 // FEATURE_STRIDES[feature] for level, feature in LEVEL
 
 #: What the offset branch sees of the reference, see :class:`RestorerSizes`.
 CONTEXTS = ("unaligned", "matched")
-
-#: Slope of the leaky rectifiers for what is negative.
-LEAKY_SLOPE = 0.1
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class RestorerSizes:
             the branch can tell how far the match is off and whether it fits at all.
         gate: Whether a :class:`tfcorr.refsr.gate.ReferenceGate` weighs what comes from the reference; the
             published network has none.
+        base: Sizes of a single-image network under the restorer, as the dict of its fields; the published
+            network has none. Its features take the place of the content extractor's, at all three
+            levels, and its image that of the upsampled input, so that what the levels compute is what the
+            reference adds. With a gate, which then weighs this sum as well, a reference that is shut out
+            leaves the single-image result as it is.
     """
 
     features: int = 64
@@ -54,8 +59,11 @@ class RestorerSizes:
     deform_groups: int = 8
     context: str = "unaligned"
     gate: bool = False
+    base: SingleImageSizes | None = None
 
     def __post_init__(self):
+        if isinstance(self.base, Mapping):
+            object.__setattr__(self, "base", SingleImageSizes(**self.base))
         for name in ("blocks", "offset_widths", "aggregated_widths", "reference_levels"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("blocks", "offset_widths", "aggregated_widths"):
@@ -86,50 +94,27 @@ PRESETS = {
         deform_groups=2,
         context="matched",
     ),
+    # Ours: such a reference path over a single-image network, whose result stands where no reference fits.
+    "guided": RestorerSizes(
+        features=32,
+        content_blocks=0,
+        blocks=(2, 4, 1),
+        reference_levels=("medium", "large"),
+        offset_widths=(32, 32, 16),
+        aggregated_widths=(32, 32, 32),
+        deform_groups=2,
+        context="matched",
+        gate=True,
+        base=SingleImageSizes(),
+    ),
 }
 
 
 def preset(name: str) -> RestorerSizes:
-    """The sizes called ``full``, ``light`` or ``compact``; ValueError for another name."""
+    """The sizes called ``full``, ``light``, ``compact`` or ``guided``; ValueError for another name."""
     if name not in PRESETS:
         raise ValueError(f"unknown restorer {name!r}; there are {sorted(PRESETS)}")
     return PRESETS[name]
-
-
-def _conv(filters: int, name: str, **kwargs) -> keras.layers.Conv2D:
-    # Published: N(0, 0.02) and zero bias for every convolution of the generator.
-    return keras.layers.Conv2D(
-        filters,
-        3,
-        padding="same",
-        kernel_initializer=keras.initializers.RandomNormal(0.0, 0.02),
-        name=name,
-        **kwargs,
-    )
-
-
-def _leaky_relu(x):
-    return ops.leaky_relu(x, negative_slope=LEAKY_SLOPE)
-
-
-class ResidualBlock(keras.layers.Layer):
-    """x + conv(relu(conv(x))): RB of table 3. (B, H, W, C) -> the same shape."""
-
-    def __init__(self, filters: int, **kwargs):
-        super().__init__(**kwargs)
-        self.filters = filters
-        self.conv1 = _conv(filters, "conv1", dtype=self.dtype_policy)
-        self.conv2 = _conv(filters, "conv2", dtype=self.dtype_policy)
-
-    def build(self, input_shape):
-        self.conv1.build(input_shape)
-        self.conv2.build(input_shape)
-
-    def call(self, x):
-        return x + self.conv2(ops.relu(self.conv1(x)))
-
-    def get_config(self):
-        return {**super().get_config(), "filters": self.filters}
 
 
 class ReferenceLevel(keras.layers.Layer):
@@ -168,10 +153,10 @@ class ReferenceLevel(keras.layers.Layer):
         self.aggregated_width = 0
         if reference_width is not None:
             self.aggregated_width = aggregated_width
-            self.offset_conv1 = _conv(offset_width, "offset_conv1", dtype=policy)
-            self.offset_conv2 = _conv(offset_width, "offset_conv2", dtype=policy)
+            self.offset_conv1 = convolution(offset_width, "offset_conv1", dtype=policy)
+            self.offset_conv2 = convolution(offset_width, "offset_conv2", dtype=policy)
             self.dyn_agg = DynamicAggregation(aggregated_width, deform_groups, name="dyn_agg", dtype=policy)
-        self.head = _conv(features, "head", dtype=policy)
+        self.head = convolution(features, "head", dtype=policy)
         self.body = [ResidualBlock(features, name=f"body_{i}", dtype=policy) for i in range(blocks)]
 
     def build(self, x_shape, reference_shape=None, pre_offset_shape=None, origin_shape=None, gate_shape=None):
@@ -193,16 +178,16 @@ class ReferenceLevel(keras.layers.Layer):
             else:
                 context = place_on_grid(reference, ops.shape(x)[1], ops.shape(x)[2], origin)
             hidden = ops.concatenate([x, ops.cast(context, x.dtype)], axis=-1)
-            hidden = _leaky_relu(self.offset_conv1(hidden))
-            hidden = _leaky_relu(self.offset_conv2(hidden))
+            hidden = leaky_relu(self.offset_conv1(hidden))
+            hidden = leaky_relu(self.offset_conv2(hidden))
             aggregated = self.dyn_agg(reference, hidden, pre_offset, return_learned=return_learned)
             if return_learned:
                 aggregated, learned = aggregated
-            aggregated = _leaky_relu(aggregated)
+            aggregated = leaky_relu(aggregated)
             if gate is not None:
                 aggregated = aggregated * ops.cast(gate, aggregated.dtype)
             fused = ops.concatenate([x, aggregated], axis=-1)
-        hidden = _leaky_relu(self.head(fused))
+        hidden = leaky_relu(self.head(fused))
         for block in self.body:
             hidden = block(hidden)
         return (x + hidden, learned) if return_learned else x + hidden
@@ -230,6 +215,15 @@ def place_on_grid(feature, height, width, origin=None):
     return feature
 
 
+def _enlarged(field, scale: int):
+    """(B, h, w, C) -> (B, scale * h, scale * w, C), each cell repeated."""
+    return ops.repeat(ops.repeat(field, scale, axis=1), scale, axis=2)
+
+
+def _joined(x, under):
+    return x if under is None else x + under
+
+
 class RestorationNetwork(keras.Model):
     """Content path with three levels of aggregated reference texture, added to the upsampled input.
 
@@ -251,7 +245,8 @@ class RestorationNetwork(keras.Model):
 
     Returns:
         float32 (B, 4 * h, 4 * w, 3), not clamped. As in the published code, and not in table 3, the last
-        convolution gives a residual on the bilinearly upsampled input. With ``return_learned``, a tuple of it
+        convolution gives a residual on the bilinearly upsampled input (on the result of the base, where there
+        is one). With ``return_learned``, a tuple of it
         and a dict from the name of each level with a reference to its learned offsets, float32.
     """
 
@@ -260,7 +255,15 @@ class RestorationNetwork(keras.Model):
         self.config = config if isinstance(config, RestorerSizes) else RestorerSizes(**(config or {}))
         policy = self.dtype_policy
         features = self.config.features
-        self.conv_first = _conv(features, "conv_first", dtype=policy)
+        self.base, self.entries = None, {}
+        if self.config.base is None:
+            self.conv_first = convolution(features, "conv_first", dtype=policy)
+        else:
+            self.base = SingleImageNetwork(**asdict(self.config.base), name="base", dtype=policy)
+            self.entries = {
+                level: keras.layers.Conv2D(features, 1, name=f"entry_{level}", dtype=policy)
+                for level in LEVELS
+            }
         self.content_body = [
             ResidualBlock(features, name=f"content_{i}", dtype=policy)
             for i in range(self.config.content_blocks)
@@ -280,15 +283,22 @@ class RestorationNetwork(keras.Model):
                 name=level,
                 dtype=policy,
             )
-        self.tail_small = _conv(4 * features, "tail_small", dtype=policy)
-        self.tail_medium = _conv(4 * features, "tail_medium", dtype=policy)
-        self.tail_large1 = _conv(features // 2, "tail_large1", dtype=policy)
-        self.tail_large2 = _conv(3, "tail_large2", dtype="float32")
+        self.tail_small = convolution(4 * features, "tail_small", dtype=policy)
+        self.tail_medium = convolution(4 * features, "tail_medium", dtype=policy)
+        self.tail_large1 = convolution(features // 2, "tail_large1", dtype=policy)
+        # Over a base that is good already, training starts from exactly its result.
+        last = {} if self.base is None else {"kernel_initializer": "zeros"}
+        self.tail_large2 = convolution(3, "tail_large2", dtype="float32", **last)
         self.upsampling = Upsampling(4, "bilinear", dtype="float32", name="upsampling")
 
     def build(self, input_shape=None):
         features = self.config.features
-        self.conv_first.build((None, None, None, 3))
+        if self.base is None:
+            self.conv_first.build((None, None, None, 3))
+        else:
+            self.base.build()
+            for entry in self.entries.values():
+                entry.build((None, None, None, self.config.base.features))
         for block in self.content_body:
             block.build((None, None, None, features))
         if self.gate is not None:
@@ -308,24 +318,40 @@ class RestorationNetwork(keras.Model):
     def call(self, inputs, return_learned: bool = False):
         lr = ops.cast(inputs["lr"], "float32")
         learned = {} if return_learned else None
-        x = self.content(lr)
-        x = self._level("small", x, inputs, learned)
-        x = _leaky_relu(ops.depth_to_space(self.tail_small(x), 2))
-        x = self._level("medium", x, inputs, learned)
-        x = _leaky_relu(ops.depth_to_space(self.tail_medium(x), 2))
-        x = self._level("large", x, inputs, learned)
-        x = _leaky_relu(self.tail_large1(x))
-        restored = self.tail_large2(ops.cast(x, "float32")) + self.upsampling(lr)
+        gate = self._gate_of(inputs)
+        if self.base is None:
+            under, image = {}, self.upsampling(lr)
+        else:
+            features, image = self.base.parts(lr)
+            under = {level: self.entries[level](features[level]) for level in LEVELS}
+        x = self._level("small", self._content(lr, under), inputs, gate, learned)
+        x = leaky_relu(ops.depth_to_space(self.tail_small(x), 2))
+        x = self._level("medium", _joined(x, under.get("medium")), inputs, gate, learned)
+        x = leaky_relu(ops.depth_to_space(self.tail_medium(x), 2))
+        x = self._level("large", _joined(x, under.get("large")), inputs, gate, learned)
+        x = leaky_relu(self.tail_large1(x))
+        residual = self.tail_large2(ops.cast(x, "float32"))
+        if self.base is not None and gate is not None:
+            residual = residual * _enlarged(ops.cast(gate, "float32"), 4)
+        restored = image + residual
         return (restored, learned) if return_learned else restored
 
-    def content(self, lr):
+    def _content(self, lr, under: dict):
         """Content feature of the input (table 3, rows 0 and 1): (B, h, w, 3) -> (B, h, w, features)."""
-        x = _leaky_relu(self.conv_first(ops.cast(lr, self.compute_dtype)))
+        x = under["small"] if under else self.conv_first(ops.cast(lr, self.compute_dtype))
+        x = leaky_relu(x)
         for block in self.content_body:
             x = block(x)
         return x
 
-    def _level(self, level: str, x, inputs, learned: dict | None):
+    def _gate_of(self, inputs):
+        if self.gate is None:
+            return None
+        if inputs.get("gate") is None:
+            raise ValueError("`gate` is missing from the inputs of a restorer with a gate")
+        return inputs["gate"]
+
+    def _level(self, level: str, x, inputs, gate, learned: dict | None):
         if level not in self.config.reference_levels:
             return self.levels[level](x)
         name, scale = LEVEL_FEATURES[level], LEVEL_SCALES[level]
@@ -333,11 +359,8 @@ class RestorationNetwork(keras.Model):
         origin = inputs.get("origin")
         if origin is not None:
             origin = ops.cast(origin, "int32") * scale
-        gate = None
-        if self.gate is not None:
-            if inputs.get("gate") is None:
-                raise ValueError("`gate` is missing from the inputs of a restorer with a gate")
-            gate = ops.repeat(ops.repeat(inputs["gate"], scale, axis=1), scale, axis=2)
+        if gate is not None:
+            gate = _enlarged(gate, scale)
         if learned is None:
             return self.levels[level](x, inputs[name], offset, origin, gate)
         x, learned[level] = self.levels[level](x, inputs[name], offset, origin, gate, return_learned=True)

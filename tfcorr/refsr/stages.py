@@ -22,6 +22,7 @@ from tfcorr.refsr.matching import correspondences
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.perceptual import PerceptualNetwork
 from tfcorr.refsr.photos import PhotoCache, find_images, find_pairs
+from tfcorr.refsr.single_image_resolver import load_single_image
 from tfcorr.refsr.training import AdversarialRestorerTrainer, MatcherTrainer, RestorerTrainer
 from tfcorr.training.callbacks import Phases, RunState
 from tfcorr.training.distribution import is_chief, make_strategy
@@ -87,6 +88,7 @@ def train(
         config.train,
         config.run,
         config_hash=config_hash(config, FREE_KEYS),
+        data_key=samples.key,
         callbacks=lambda state: [Phases(state)] if hasattr(trainer, "phase") else [],
         validation=held_out,
         validate_every=config.validation.every if config.validation else 0,
@@ -260,8 +262,10 @@ def _restorer(config: RestorerConfig, report: Callable) -> Stage:
     model = C2Matching.from_architecture(config.model)
     if config.initial_weights:
         _take_initial_weights(model, config.initial_weights, report)
-    # Behind the initial weights, which have a matcher too: the one that the configuration names counts.
+    # Behind the initial weights, which have both as well: those that the configuration names count.
     model.correspondence.load_weights(_verified_weights(config.matcher, CORRESPONDENCE))
+    if config.base:
+        _take_base(model, config.base)
     if model.vgg is not None:
         _initialise_vgg(model, config)
     count = config.validation.count if config.validation else 0
@@ -316,6 +320,16 @@ def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> N
         report(f"initial_weights: {folder} was trained otherwise: {differing}")
     if absent:
         report(f"initial_weights: not in {folder}, start untrained: {', '.join(absent)}")
+
+
+def _take_base(model: C2Matching, folder: str) -> None:
+    network, _ = load_single_image(folder)
+    base = model.restorer.base
+    if base is None or base.sizes != network.sizes:
+        expected = "no base" if base is None else f"one of {base.sizes}"
+        raise TfcorrError(f"base: {folder} has {network.sizes}, the restorer asks for {expected}")
+    base.set_weights(network.get_weights())
+    base.trainable = False
 
 
 def _initialise_vgg(model: C2Matching, config: RestorerConfig) -> None:

@@ -21,11 +21,12 @@ import keras
 import numpy as np
 
 from tfcorr.ops.match_patches import NORM_EPSILON
+from tfcorr.refsr.blocks import LEAKY_SLOPE
 from tfcorr.refsr.extractor import IMAGE_MEAN, IMAGE_STD
 from tfcorr.refsr.gate import HALF_AGREEMENT, INITIAL_SLOPE
 from tfcorr.refsr.matching import PATCH_SIZE
 from tfcorr.refsr.model import C2Matching
-from tfcorr.refsr.restorer import LEAKY_SLOPE, LEVEL_FEATURES, LEVEL_SCALES
+from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES
 from tfcorr.refsr.upsampling import polyphase_weights
 from tfcorr.serving import pixels
 from tfcorr.serving.files import write_json
@@ -319,15 +320,38 @@ def _restore(g: Graph, restorer, image: str, features: dict, offsets: str, gate:
     def doubled(x: str, layer) -> str:
         return activated(g.op("DepthToSpace", _layer(g, x, layer), blocksize=2, mode="DCR"))
 
-    x = activated(_layer(g, image, restorer.conv_first))
+    def base(layer) -> tuple[dict[str, str], str]:
+        """:meth:`tfcorr.refsr.single_image.SingleImageNetwork.parts`."""
+        first = x = _layer(g, image, layer.conv_first)
+        for residual in layer.body:
+            x = block(x, residual)
+        x = g.add(first, _layer(g, x, layer.conv_body))
+        parts = {"small": x}
+        for name, upscaler in zip(("medium", "large"), layer.upscalers, strict=True):
+            x = g.op("DepthToSpace", _layer(g, x, upscaler), blocksize=2, mode="DCR")
+            x = parts[name] = g.relu(x)
+        return parts, g.add(_layer(g, x, layer.conv_last), enlarged)
+
+    weights = polyphase_weights(_SCALE, "bilinear")
+    under = enlarged = g.upsample(g.upsample(image, 2, weights), 3, weights)
+    entered = {}
+    if restorer.base is not None:
+        parts, under = base(restorer.base)
+        entered = {name: _layer(g, parts[name], restorer.entries[name]) for name in parts}
+
+    def joined(x: str, name: str) -> str:
+        return g.add(x, entered[name]) if entered else x
+
+    x = activated(entered["small"] if entered else _layer(g, image, restorer.conv_first))
     for residual in restorer.content_body:
         x = block(x, residual)
     x = doubled(level("small", x), restorer.tail_small)
-    x = doubled(level("medium", x), restorer.tail_medium)
-    x = activated(_layer(g, level("large", x), restorer.tail_large1))
-    weights = polyphase_weights(_SCALE, "bilinear")
-    enlarged = g.upsample(g.upsample(image, 2, weights), 3, weights)
-    return g.add(_layer(g, x, restorer.tail_large2), enlarged)
+    x = doubled(level("medium", joined(x, "medium")), restorer.tail_medium)
+    x = activated(_layer(g, level("large", joined(x, "large")), restorer.tail_large1))
+    residual = _layer(g, x, restorer.tail_large2)
+    if restorer.base is not None and gate is not None:
+        residual = g.mul(residual, g.repeat(gate, _SCALE))
+    return g.add(residual, under)
 
 
 def _matched_cells(g: Graph, reference: str, offsets: str) -> str:

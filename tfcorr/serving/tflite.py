@@ -41,7 +41,7 @@ MODEL_FILE = "model.tflite"
 PRECISIONS = ("float32", "float16", "int8-dynamic", "int8")
 
 # Their outputs are offsets and masks, the gate, and the residual that is added to the image.
-_FLOAT_CONVOLUTIONS = ("conv_offset_mask", "gate", "tail_large2")
+_FLOAT_CONVOLUTIONS = ("conv_offset_mask", "gate", "tail_large2", "conv_last")
 
 _IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # Enough for the ranges of activations to settle, few enough to take minutes.
