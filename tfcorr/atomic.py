@@ -56,15 +56,18 @@ class WriteError(TfcorrError, OSError):
         self.problem = problem
         self.errno = number
 
+    @classmethod
+    def of(cls, path: str | os.PathLike, error: OSError) -> WriteError:
+        """The error for a file that an error of the system kept from being written."""
+        if isinstance(error, cls):
+            return error
+        number = _number(error)
+        reason = _FULL.get(number) or error.strerror or str(error)
+        return cls(path, f"cannot be written: {reason}", number)
+
     @property
     def is_full(self) -> bool:
         return self.errno in _FULL
-
-
-def _write_error(path: str | os.PathLike, error: OSError) -> WriteError:
-    number = _number(error)
-    reason = _FULL.get(number) or error.strerror or str(error)
-    return WriteError(path, f"cannot be written: {reason}", number)
 
 
 def _number(error: OSError) -> int | None:
@@ -104,14 +107,14 @@ def replacing(
         if mode is not None:
             os.chmod(part, mode)
     except OSError as error:
-        raise error if isinstance(error, WriteError) else _write_error(path, error) from error
+        raise WriteError.of(path, error) from error
     try:
         try:
             yield part
         except OSError as error:
             if isinstance(error, WriteError) or _number(error) not in _WHILE_WRITING:
                 raise
-            raise _write_error(path, error) from error
+            raise WriteError.of(path, error) from error
         try:
             _synchronise(part)
             if not overwrite and target.exists():
@@ -120,7 +123,7 @@ def replacing(
                 os.replace(target, previous)
             os.replace(part, target)
         except OSError as error:
-            raise error if isinstance(error, WriteError) else _write_error(path, error) from error
+            raise WriteError.of(path, error) from error
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(part)
@@ -181,7 +184,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise WriteError.of(path, error) from error
     write_bytes(path, text.encode())
 
 
@@ -207,7 +210,7 @@ def append_line(path: str | os.PathLike, line: str, *, synchronise: bool = False
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise WriteError.of(path, error) from error
 
 
 @contextlib.contextmanager
@@ -237,14 +240,14 @@ def replacing_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator
         if target.is_dir():
             shutil.copymode(target, part)
     except OSError as error:
-        raise error if isinstance(error, WriteError) else _write_error(path, error) from error
+        raise WriteError.of(path, error) from error
     try:
         try:
             yield part
         except OSError as error:
             if isinstance(error, WriteError) or _number(error) not in _WHILE_WRITING:
                 raise
-            raise _write_error(path, error) from error
+            raise WriteError.of(path, error) from error
         try:
             for file in part.rglob("*"):
                 (_synchronise_folder if file.is_dir() else _synchronise)(file)
@@ -253,7 +256,7 @@ def replacing_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator
             _synchronise_folder(part)
             _put_in_place(part, target)
         except OSError as error:
-            raise _write_error(path, error) from error
+            raise WriteError.of(path, error) from error
         _synchronise_folder(target.parent)
     finally:
         # The new folder after an error; the old one, if they were exchanged.

@@ -24,8 +24,8 @@ from tfcorr.refsr.training import (
     RestorerTrainer,
     reduce_by_4,
 )
-from tfcorr.training.callbacks import LAST, Phases
-from tfcorr.training.checkpoint import read_state
+from tfcorr.training.callbacks import Phases
+from tfcorr.training.checkpoint import LAST, read_state
 from tfcorr.training.loop import run_fit
 from tfcorr.training.optimizer import make_optimizer
 

@@ -18,8 +18,8 @@ from tfcorr.refsr.contrastive import contrastive_loss
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.stages import train
 from tfcorr.refsr.training import RestorerTrainer, psnr_y
-from tfcorr.training.callbacks import LAST, RunState, Stop, TrainingError
-from tfcorr.training.checkpoint import CheckpointError, load_checkpoint, read_state, save_checkpoint
+from tfcorr.training.callbacks import RunState, Stop, TrainingError
+from tfcorr.training.checkpoint import LAST, CheckpointError, load_checkpoint, read_state, save_checkpoint
 from tfcorr.training.loop import choose_precision, run_fit
 from tfcorr.training.model_folder import portable_command
 from tfcorr.training.optimizer import GroupedAdam, Schedule, make_optimizer

@@ -13,8 +13,7 @@ from tfcorr.pretrained import find_model, verify
 from tfcorr.semantic import stages
 from tfcorr.semantic.datasets import find_pairs
 from tfcorr.semantic.loading import SEMANTIC_TEACHER, load_network
-from tfcorr.training.callbacks import LAST
-from tfcorr.training.checkpoint import read_state
+from tfcorr.training.checkpoint import LAST, read_state
 
 SIZE = 64
 

@@ -12,8 +12,8 @@ from tfcorr.semantic.matching import identity_grid
 from tfcorr.semantic.network import MatchingHead, SemanticMatchingNetwork
 from tfcorr.semantic.teacher import TeacherHead
 from tfcorr.semantic.training import DistillationTrainer, EStep, TeacherTrainer
-from tfcorr.training.callbacks import LAST, RunState
-from tfcorr.training.checkpoint import read_state
+from tfcorr.training.callbacks import RunState
+from tfcorr.training.checkpoint import LAST, read_state
 from tfcorr.training.loop import run_fit
 
 GRID = (6, 5)

@@ -12,8 +12,8 @@ import pytest
 
 from tfcorr.config import LearningRate, Training
 from tfcorr.errors import TfcorrError
-from tfcorr.training.callbacks import LAST, is_maximum
-from tfcorr.training.checkpoint import read_state
+from tfcorr.training.callbacks import is_maximum
+from tfcorr.training.checkpoint import LAST, read_state
 from tfcorr.training.distribution import is_chief, make_strategy
 
 WORKER = Path(__file__).parent / "worker.py"

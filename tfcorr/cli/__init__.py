@@ -7,10 +7,12 @@ cheap to import: what needs TensorFlow is imported inside `run`, so that `tfcorr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
+import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -90,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     args = build_parser().parse_args(argv)
     try:
-        status = command_module(args.command).run(args)
-        sys.stdout.flush()
+        with _termination_is_interruption():
+            status = command_module(args.command).run(args)
+            sys.stdout.flush()
         return status
     except KeyboardInterrupt:
         print("tfcorr: interrupted", file=sys.stderr)
@@ -105,3 +108,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"tfcorr: {describe(error)}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
+
+
+@contextlib.contextmanager
+def _termination_is_interruption() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does: what it has begun to write is taken away."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        # Only the main thread may set handlers; elsewhere its owner decides.
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

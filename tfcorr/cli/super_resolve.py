@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfcorr.atomic import WriteError, remove_leftovers
 from tfcorr.cli.arguments import byte_count, output_size, positive_int, scale_factor
 from tfcorr.cli.messages import ProgressBar, describe, start_tensorflow
 from tfcorr.cli.references import MOST_FROM_FOLDER, GivenReferences
@@ -183,6 +184,10 @@ class _Outcome:
     notes: tuple[str, ...] = ()
 
 
+def _failed(job: Job, message: str) -> _Outcome:
+    return _Outcome(job, "failed", message, {"error": message})
+
+
 class _Batch:
     """The images of one call, one after the other; the model is loaded when the first image needs it."""
 
@@ -191,6 +196,7 @@ class _Batch:
         self._jobs = jobs
         self._figures = figures
         self._bar = ProgressBar(len(jobs), visible=not args.quiet)
+        self._is_full = False
 
     def run(self) -> int:
         todo = [self._args.overwrite or not job.target.exists() for job in self._jobs]
@@ -198,6 +204,8 @@ class _Batch:
         references = GivenReferences(self._args.reference, self._args.reference_dir, outputs)
         if any(todo):
             references.read_files()
+        for folder in {path.parent for path in outputs}:
+            remove_leftovers(folder)
         upscaler = None
         outcomes = []
         with self._bar:
@@ -206,6 +214,10 @@ class _Batch:
                 if not todo[number]:
                     outcome = _Outcome(
                         job, "skipped", f"{job.target}: exists, skipped (--overwrite replaces it)"
+                    )
+                elif self._is_full:
+                    outcome = _failed(
+                        job, f"{job.source}: not tried, as there was no space for the one before"
                     )
                 else:
                     if upscaler is None:
@@ -233,10 +245,12 @@ class _Batch:
         except Exception as error:  # whatever it is, the rest of the batch goes on
             if os.environ.get("TFCORR_DEBUG"):
                 traceback.print_exc()
+            cause = error.__cause__ if isinstance(error.__cause__, WriteError) else error
+            self._is_full = isinstance(cause, WriteError) and cause.is_full
             message = describe(error)
             if not message.startswith((str(job.source), str(job.target), str(figure))):
                 message = f"{job.source}: {message}"
-            return _Outcome(job, "failed", message, {"error": message})
+            return _failed(job, message)
 
     def _upscale(
         self, upscaler: SuperResolver, references: GivenReferences, job: Job, figure: Path | None

@@ -11,8 +11,8 @@ __all__ = ["add_parser", "run"]
 
 _DESCRIPTION = """\
 Trains what a configuration describes and writes a model folder. Stopped with Ctrl-C or SIGTERM it saves a
-checkpoint; the same command goes on from there, with the same batches. Follow it with `tensorboard --logdir
-RUN`.
+checkpoint; the same command goes on from there, with the same batches, and from the last checkpoint after
+anything worse. Follow it with `tensorboard --logdir RUN`.
 """
 
 _EPILOG = """\
@@ -48,7 +48,11 @@ def run(args: argparse.Namespace) -> int:
     start_tensorflow()
     train = runner(config)
     command = ["tfcorr", "train", args.config, *args.overrides]
-    state = train(config, command, report=lambda line: print(line, flush=True))
+    try:
+        state = train(config, command, report=lambda line: print(line, flush=True))
+    except KeyboardInterrupt:
+        print("interrupted; what was finished is kept, and the same command goes on")
+        return 1
     if state.stopped == "max_minutes":
         print(f"stopped after train.max_minutes, at step {state.step}; the same command goes on")
     elif state.stopped:

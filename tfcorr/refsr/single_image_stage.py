@@ -152,6 +152,7 @@ def train(
         config.train,
         config.run,
         config_hash=config_hash(config, FREE_KEYS),
+        data_key=samples.key,
         validation=held_out,
         validate_every=validation.every if validation else 0,
         metric="psnr_y",

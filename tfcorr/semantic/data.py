@@ -131,6 +131,7 @@ def make_pool(
     recipe = {"warps": samples.warps, "jitter": samples.jitter, "seed": samples.seed, "all": samples.augment}
     key = f"{extractor.key}-{files_key(samples.items, **recipe)}"
     records = Records(folder, fields, count, shard=shard, key=key)
+    records.check()
     todo = records.missing()
     for done, number in enumerate(todo, start=1):
         batches = [samples.batch(step) for step in records.members(number)]

@@ -129,7 +129,8 @@ class FeatureCache:
         )
 
     def fill(self, progress: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Computes what is missing."""
+        """Computes what is missing or damaged."""
+        self._records.check()
         todo = self._records.missing()
         for done, number in enumerate(todo, start=1):
             images = [self._image(index) for index in self._records.members(number)]

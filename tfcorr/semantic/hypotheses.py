@@ -8,6 +8,7 @@ has to: `Records` are mapped, and so are the variances.
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tfcorr.atomic import WriteError, replacing, write_text
+from tfcorr.pretrained import sha256_of
 from tfcorr.semantic.records import Records
 from tfcorr.training.photos import DataError
 
@@ -80,9 +83,10 @@ def make_hypotheses(
 class VarianceStore:
     """Variances of the hypotheses' errors, one for each pair, direction, cell and flow component, on disk.
 
-    Each version is a file of its own, mapped into memory. An E-step reads version v and writes v + 1 into a
-    file that gets its name only when it is whole; v stays for a run that goes on from a checkpoint made
-    before the E-step's end. Version 0 is ``initial`` everywhere and needs no file.
+    Each version is a file of its own, mapped into memory, with its SHA-256 beside it, which is compared once.
+    An E-step reads version v and writes v + 1 into a file that gets its name only when it is whole; v stays
+    for a run that goes on from a checkpoint made before the E-step's end. Version 0 is ``initial`` everywhere
+    and needs no file.
 
     Args:
         folder: made if it is missing.
@@ -114,7 +118,7 @@ class VarianceStore:
             float32 (n, D, h, w, 2).
 
         Raises:
-            DataError: the version was never committed, or has another size.
+            DataError: the version was never committed, is damaged, or has another size.
         """
         indices = self._checked(indices)
         if version == 0:
@@ -132,13 +136,14 @@ class VarianceStore:
             indices: (n,) pair numbers.
             values: (n, D, h, w, 2).
             version: at least 1.
+
+        Raises:
+            WriteError: there is no space for the version.
         """
         indices = self._checked(indices)
         if self._writing is None or self._writing[0] != version:
             # A file of an E-step that was cut short is begun again: all of its pairs come once more.
-            shape = (self.count, *self.shape)
-            file = np.lib.format.open_memmap(self._part(version), "w+", np.float32, shape)
-            self._writing = (version, file)
+            self._writing = (version, self._new_map(version))
         self._writing[1][indices] = values
 
     def commit(self, version: int) -> None:
@@ -151,19 +156,30 @@ class VarianceStore:
             raise ValueError(f"version {version} has not been written")
         self._writing[1].flush()
         self._writing = None
-        with open(self._part(version), "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(self._part(version), self._path(version))
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        path, part = self._path(version), self._part(version)
+        # Of the version that is there already, if this E-step is done again, the checksum goes first.
+        self._checksum(version).unlink(missing_ok=True)
+        checksum = sha256_of(part)
+        with replacing(path) as place:
+            os.replace(part, place)
+        write_text(self._checksum(version), checksum + "\n")
         with self._lock:
             self._maps = {v: m for v, m in self._maps.items() if v == version - 1}
-        for path in self.folder.glob("variance-*.npy"):
-            if int(path.stem.partition("-")[2]) < version - 1:
-                path.unlink()
+        for other in self.folder.glob("variance-*"):
+            if int(other.stem.partition("-")[2]) < version - 1:
+                other.unlink()
+
+    def _new_map(self, version: int) -> np.ndarray:
+        part, shape = self._part(version), (self.count, *self.shape)
+        values = np.lib.format.open_memmap(part, "w+", np.float32, shape)
+        try:
+            with open(part, "rb+") as file:
+                _reserve(file.fileno(), os.path.getsize(part))
+        except OSError as error:
+            del values
+            part.unlink(missing_ok=True)
+            raise WriteError.of(self._path(version), error) from error
+        return values
 
     def _checked(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices)
@@ -175,6 +191,13 @@ class VarianceStore:
         path = self._path(version)
         if not path.is_file():
             raise DataError(f"{path}: missing, though the checkpoint goes on from it")
+        checksum = self._checksum(version)
+        # Without one: of an earlier version of tfcorr, or the process was killed between the two writes.
+        if checksum.is_file() and checksum.read_text().strip() != sha256_of(path):
+            raise DataError(
+                f"{path}: differs from its checksum in {checksum.name}; the student has to begin anew: "
+                "delete the folder student beside this one"
+            )
         values = np.load(path, mmap_mode="r", allow_pickle=False)
         if values.shape != (self.count, *self.shape):
             raise DataError(f"{path}: has shape {values.shape}, expected {(self.count, *self.shape)}")
@@ -183,5 +206,20 @@ class VarianceStore:
     def _path(self, version: int) -> Path:
         return self.folder / f"variance-{version:06d}.npy"
 
+    def _checksum(self, version: int) -> Path:
+        return self._path(version).with_suffix(".sha256")
+
     def _part(self, version: int) -> Path:
         return self.folder / f".variance-{version:06d}.part"
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Takes the space of a file that will be mapped: a write for which there is none would end the process
+    without a word."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+            raise

@@ -3,12 +3,14 @@
 A folder holds ``shard-00000.npy``, ``shard-00001.npy``, ..., each a NumPy file of structured records, and
 ``index.jsonl``: what the records are, and a line with the SHA-256 of each finished shard. A shard is written
 beside its place and renamed, and counts from its line on; whatever a crash leaves behind is made again. Read
-shards are mapped, not loaded, after their checksum was compared once.
+shards are mapped, not loaded, after their checksum was compared once. `Records.check` finds those that were
+damaged since, which are made again too.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,10 +18,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tfcorr.atomic import append_line, remove_leftovers, replacing
 from tfcorr.pretrained import sha256_of
 from tfcorr.training.photos import DataError
 
 __all__ = ["Records"]
+
+logger = logging.getLogger(__name__)
 
 INDEX = "index.jsonl"
 
@@ -56,6 +61,7 @@ class Records:
         self._open: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
         self.folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(self.folder)
         self._read_index(
             {
                 "key": key,
@@ -89,16 +95,11 @@ class Records:
             except ValueError:
                 # The line that was being written when the power went; its shard is made again.
                 continue
-            self._checksums[entry["number"]] = entry["sha256"]
+            if isinstance(entry, dict) and {"number", "sha256"} <= entry.keys():
+                self._checksums[entry["number"]] = entry["sha256"]
 
     def _append(self, entry: dict) -> None:
-        path = self.folder / INDEX
-        # A line break first where a crash left half a line, so that this one stands alone.
-        broken = path.is_file() and path.stat().st_size and not path.read_bytes().endswith(b"\n")
-        with open(path, "ab") as file:
-            file.write((b"\n" if broken else b"") + json.dumps(entry).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_line(self.folder / INDEX, json.dumps(entry), synchronise=True)
 
     @property
     def shards(self) -> int:
@@ -108,6 +109,18 @@ class Records:
     def missing(self) -> list[int]:
         """Numbers of the shards that have yet to be written."""
         return [n for n in range(self.shards) if n not in self._checksums or not self._path(n).is_file()]
+
+    def check(self) -> None:
+        """Compares all shards with their checksums; one that differs is named in the log, and missing now."""
+        for number in range(self.shards):
+            path = self._path(number)
+            if number not in self._checksums or number in self._open or not path.is_file():
+                continue
+            if sha256_of(path) != self._checksums[number]:
+                logger.warning("%s: differs from its checksum in %s, to be made again", path, INDEX)
+                del self._checksums[number]
+            else:
+                self._open[number] = np.load(path, mmap_mode="r", allow_pickle=False)
 
     def members(self, number: int) -> range:
         """Numbers of the records in a shard."""
@@ -122,6 +135,7 @@ class Records:
 
         Raises:
             ValueError: fields are missing or have another shape.
+            WriteError: the disk is full, for example; nothing was changed.
         """
         size = len(self.members(number))
         records = np.empty(size, self._dtype)
@@ -129,17 +143,10 @@ class Records:
             if np.shape(arrays[name]) != (size, *shape):
                 raise ValueError(f"{name}: expected {(size, *shape)}, got {np.shape(arrays[name])}")
             records[name] = arrays[name]
-        path = self._path(number)
-        beside = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with open(beside, "wb") as file:
+        with replacing(self._path(number)) as part:
+            with open(part, "wb") as file:
                 np.save(file, records, allow_pickle=False)
-                file.flush()
-                os.fsync(file.fileno())
-            checksum = sha256_of(beside)
-            os.replace(beside, path)
-        finally:
-            beside.unlink(missing_ok=True)
+            checksum = sha256_of(part)
         self._append({"number": number, "sha256": checksum})
         with self._lock:
             self._checksums[number] = checksum

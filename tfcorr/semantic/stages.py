@@ -33,7 +33,7 @@ from tfcorr.backbones import backbone
 from tfcorr.config import config_hash, resolve_data_path
 from tfcorr.config.semantic import PairSet, SemanticConfig, StudentStage, TeacherStage
 from tfcorr.errors import TfcorrError
-from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelError, read_card
+from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelError, read_card, verify
 from tfcorr.semantic.data import (
     DistillationSamples,
     KeypointSamples,
@@ -60,6 +60,7 @@ from tfcorr.training.callbacks import RunState
 from tfcorr.training.loop import prepare, run_fit
 from tfcorr.training.model_folder import portable_command, write_card
 from tfcorr.training.photos import DataError, PhotoCache
+from tfcorr.training.run_lock import run_lock
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
 
@@ -107,12 +108,13 @@ def train(config: SemanticConfig, command: Sequence[str], report: Callable = pri
     if config.teacher_model is not None:
         chosen = [part for part in chosen if part != regime.teacher]
     state = RunState(seed=first.seed, config="")
-    for part in chosen:
-        state = part()
-        if state.stopped:
-            return state
-    if config.stage == "semantic" and config.evaluation is not None:
-        state.metrics = {**state.metrics, **regime.evaluate()}
+    with run_lock(config.run):
+        for part in chosen:
+            state = part()
+            if state.stopped:
+                return state
+        if config.stage == "semantic" and config.evaluation is not None:
+            state.metrics = {**state.metrics, **regime.evaluate()}
     return state
 
 
@@ -225,6 +227,7 @@ class _Regime:
             settings,
             self.run / name,
             config_hash=key,
+            data_key=samples.key,
             validation=self._validation(cached, settings.batch),
             validate_every=held_out.every if held_out else 0,
             metric="pck",
@@ -259,11 +262,17 @@ class _Regime:
         return Path(self.config.teacher_model or self.run / "teacher" / "model")
 
     def _finished(self, folder: Path, key: str, steps: int) -> RunState | None:
-        """The state that a model folder was written with, if it has this key and all steps."""
+        """The state that a model folder was written with, if it is whole, has this key and all steps."""
         if not (folder / CARD_FILE).is_file():
             return None
-        training = read_card(folder).content.get("training", {})
+        card = read_card(folder)
+        training = card.content.get("training", {})
         if training.get("key") != key or training["steps"] < steps:
+            return None
+        try:
+            verify(card)
+        except ModelError as error:
+            self.report(f"warning: {error}; written again from the checkpoint")
             return None
         self.report(f"{folder}: finished before")
         return RunState(
@@ -360,6 +369,7 @@ class _Regime:
     def hypotheses(self) -> RunState:
         """Section 3.2, 2: the teacher's flows of the real pairs."""
         inputs, records = self._hypotheses()
+        records.check()
         if records.missing():
             teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER)
             head = _compiled(teacher.network, self.config.hypotheses.count)
@@ -398,6 +408,7 @@ class _Regime:
         if finished := self._finished(output, key, stage.train.steps):
             return finished
         inputs, records = self._hypotheses()
+        records.check()
         if records.missing():
             raise DataError(f"{records.folder}: not finished; run stage=semantic_hypotheses first")
 

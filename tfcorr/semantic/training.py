@@ -27,8 +27,8 @@ from tfcorr.semantic.reweighting import (
     update_variance,
 )
 from tfcorr.semantic.teacher import TeacherHead, divergence_from_prior
-from tfcorr.training.callbacks import LAST, RunState
-from tfcorr.training.checkpoint import save_checkpoint
+from tfcorr.training.callbacks import RunState
+from tfcorr.training.checkpoint import save_last
 from tfcorr.training.trainer import StageTrainer
 
 #: A cell counts as right when its error is at most 0.05 of the image's side, which is 2 long.
@@ -320,7 +320,7 @@ class EStep(keras.callbacks.Callback):
     ):
         super().__init__()
         self.state = state
-        self.path = Path(folder) / LAST
+        self.folder = Path(folder)
         self.pairs = pairs
         self.steps_per_round = steps_per_round
         self.report = report
@@ -331,7 +331,7 @@ class EStep(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if self.state.step % self.steps_per_round == 0:
-            save_checkpoint(self.path, self.model, self.state.saved())
+            save_last(self.folder, self.model, self.state.saved())
             self._run()
 
     def _run(self):
@@ -344,7 +344,7 @@ class EStep(keras.callbacks.Callback):
             total += float(np.sum(np.mean(values, axis=(1, 2, 3, 4))))
         trainer.store.commit(version)
         trainer.round.assign(version)
-        save_checkpoint(self.path, self.model, self.state.saved())
+        save_last(self.folder, self.model, self.state.saved())
         self.report(
             f"round {version}: variances of {count} pairs, mean deviation {(total / count) ** 0.5:.3f}"
         )

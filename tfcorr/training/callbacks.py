@@ -18,11 +18,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from tfcorr.atomic import append_line
 from tfcorr.errors import TfcorrError
-from tfcorr.training.checkpoint import save_checkpoint
-
-LAST = "last.npz"
-BEST = "best.npz"
+from tfcorr.training.checkpoint import BEST, save_checkpoint, save_last
 
 
 class TrainingError(TfcorrError):
@@ -40,6 +38,7 @@ class RunState:
         seconds: time spent in all calls of this run.
         best: best value of the validation's metric so far.
         metrics: the latest validation.
+        data: names what the samples are made from.
         stopped: why the run ended before its last step, or None.
     """
 
@@ -49,11 +48,19 @@ class RunState:
     seconds: float = 0.0
     best: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    data: str = ""
     stopped: str | None = None
 
     def saved(self) -> dict[str, Any]:
-        names = ("seed", "config", "step", "seconds", "best", "metrics")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _SAVED}
+
+    @classmethod
+    def from_saved(cls, saved: dict[str, Any]) -> RunState:
+        """The state of a checkpoint; what an earlier version did not write has its default."""
+        return cls(**{name: saved[name] for name in _SAVED if name in saved})
+
+
+_SAVED = ("seed", "config", "step", "seconds", "best", "metrics", "data")
 
 
 class Clock(keras.callbacks.Callback):
@@ -111,8 +118,10 @@ class DivergenceGuard(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         loss = float(logs["loss"])
         if not math.isfinite(loss):
+            parts = {name: float(value) for name, value in logs.items() if name != "loss"}
+            bad = "".join(f", {name} {value}" for name, value in parts.items() if not math.isfinite(value))
             raise TrainingError(
-                f"step {self.state.step}: the loss is {loss}; the last checkpoint is from before. Lower "
+                f"step {self.state.step}: the loss is {loss}{bad}; the last checkpoint is from before. Lower "
                 "train.learning_rate.initial, lengthen its warmup, or set train.clip_norm"
             )
         offset = float(logs.get("offset_mean", 0.0))
@@ -215,14 +224,8 @@ class Log(keras.callbacks.Callback):
         """One line of ``log.jsonl`` and the same scalars for TensorBoard."""
         import tensorflow as tf
 
-        with open(self.path, "a", encoding="utf-8") as file:
-            line = {
-                "step": self.state.step,
-                "group": group,
-                "seconds": round(self.state.seconds, 1),
-                **values,
-            }
-            file.write(json.dumps(line) + "\n")
+        line = {"step": self.state.step, "group": group, "seconds": round(self.state.seconds, 1), **values}
+        append_line(self.path, json.dumps(line))
         if self.writer:
             with self.writer.as_default(step=self.state.step):
                 for name, value in values.items():
@@ -321,7 +324,7 @@ class Validation(keras.callbacks.Callback):
         self.log.write("validation", self.state.metrics)
         shown = "  ".join(f"{name} {value:.4f}" for name, value in self.state.metrics.items())
         value = self.state.metrics[self.metric]
-        better = self.state.best is None or value > self.state.best
+        better = math.isfinite(value) and (self.state.best is None or value > self.state.best)
         self.log.report(f"step {self.state.step}  validation  {shown}{'  (best)' if better else ''}")
         if better:
             self.state.best = value
@@ -350,8 +353,8 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 class Checkpoints(keras.callbacks.Callback):
-    """Writes ``last.npz`` every ``every`` steps and at the end of training, whatever ended it but an
-    error."""
+    """Writes ``last.npz`` every ``every`` steps and at the end of training, whatever ended it but an error;
+    the one before stays as ``previous.npz``."""
 
     def __init__(self, state: RunState, folder: Path, every: int):
         super().__init__()
@@ -371,7 +374,7 @@ class Checkpoints(keras.callbacks.Callback):
             self._save()
 
     def _save(self):
-        save_checkpoint(self.folder / LAST, self.model, self.state.saved())
+        save_last(self.folder, self.model, self.state.saved())
         self._saved = self.state.step
 
 
@@ -399,9 +402,10 @@ class Stop(keras.callbacks.Callback):
 
     def _on_signal(self, number, frame):
         self.state.stopped = signal.Signals(number).name
-        self._restore()
+        self.restore()
 
-    def _restore(self):
+    def restore(self):
+        """Gives the signals back to who had them before."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
@@ -413,4 +417,4 @@ class Stop(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_train_end(self, logs=None):
-        self._restore()
+        self.restore()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +13,16 @@ import keras
 
 from tfcorr.config import Training
 from tfcorr.training.callbacks import (
-    LAST,
     Checkpoints,
     Clock,
     DivergenceGuard,
     Log,
     RunState,
     Stop,
+    TrainingError,
     Validation,
 )
-from tfcorr.training.checkpoint import CheckpointError, load_checkpoint
+from tfcorr.training.checkpoint import BEST, DamagedCheckpointError, load_latest, read_state
 from tfcorr.training.distribution import (
     evaluate_on_workers,
     fit_workers,
@@ -29,6 +31,7 @@ from tfcorr.training.distribution import (
     prepare_devices,
 )
 from tfcorr.training.optimizer import make_optimizer
+from tfcorr.training.run_lock import run_lock
 from tfcorr.training.tensorboard import tensorboard_callbacks
 
 
@@ -71,6 +74,7 @@ def run_fit(
     folder: str | os.PathLike,
     *,
     config_hash: str,
+    data_key: str = "",
     callbacks: Callable[[RunState], Sequence[keras.callbacks.Callback]] | None = None,
     validation=None,
     validate_every: int = 0,
@@ -93,6 +97,7 @@ def run_fit(
         settings: steps, optimiser, precision and so on.
         folder: for checkpoints, ``log.jsonl`` and TensorBoard.
         config_hash: a checkpoint with another one is refused.
+        data_key: names what the batches are made from; that it changed since the checkpoint is reported.
         callbacks: further ones, made for the run's state; they come before validation and checkpoints.
         validation: a finite dataset, or None.
         validate_every: steps.
@@ -105,15 +110,60 @@ def run_fit(
         The state at the end. Where the optimiser averages, the trainer holds the averaged weights.
 
     Raises:
-        CheckpointError: the checkpoint does not belong to this configuration.
-        TrainingError: the loss is no number, or offsets explode.
+        CheckpointError: the checkpoints do not belong to this configuration, or none can be read.
+        RunLockedError: another process trains in the folder.
+        TrainingError: the loss is no number, offsets explode, or data cannot be read any more.
+        WriteError: the disk is full, for example; what was written before is untouched.
     """
     folder = Path(folder)
     strategy = trainer.distribute_strategy
     chief = is_chief(strategy)
-    if chief:
-        folder.mkdir(parents=True, exist_ok=True)
-    with strategy.scope():
+    with run_lock(folder) if chief else contextlib.nullcontext():
+        optimizer = _compile(trainer, settings)
+        state = RunState(seed=settings.seed, config=config_hash, data=data_key)
+        if saved := load_latest(folder, trainer, config_hash, report, put_aside=chief):
+            state = _resumed(saved, state, folder, report)
+        if state.step < settings.steps and settings.max_minutes != 0:
+            log = None
+            if chief:
+                log = Log(
+                    state,
+                    folder,
+                    steps=settings.steps,
+                    batch=settings.batch,
+                    every=settings.log_every,
+                    images=images,
+                    images_every=settings.images_every,
+                    report=report,
+                )
+            listed = [Clock(state), DivergenceGuard(state, settings.max_offset)]
+            if log:
+                listed.append(log)
+                listed += tensorboard_callbacks(
+                    log, folder, profile_steps=settings.profile_steps, parameters=parameters, report=report
+                )
+            listed += callbacks(state) if callbacks else []
+            if validation is not None:
+                measure = Validation(
+                    state,
+                    validation,
+                    every=validate_every,
+                    last=settings.steps,
+                    metric=metric,
+                    folder=folder,
+                    log=log,
+                    evaluate=evaluate_on_workers if is_multi_worker(strategy) else None,
+                )
+                listed.append(measure)
+            listed += [Checkpoints(state, folder, settings.checkpoint_every)] if chief else []
+            _fit(trainer, batches(state.step, settings.steps), listed, state, settings.max_minutes)
+        if settings.ema is not None and state.step > 0:
+            optimizer.finalize_variable_values(trainer.trainable_variables)
+    return state
+
+
+def _compile(trainer: keras.Model, settings: Training) -> keras.optimizers.Optimizer:
+    with trainer.distribute_strategy.scope():
         optimizer = make_optimizer(
             settings.learning_rate,
             settings.steps,
@@ -124,61 +174,57 @@ def run_fit(
         # The compiled ops cannot go through XLA.
         trainer.compile(optimizer=optimizer, jit_compile=False)
         optimizer.build(trainer.trainable_variables)
-    state = RunState(seed=settings.seed, config=config_hash)
-    if (folder / LAST).is_file():
-        state = _resume(folder / LAST, trainer, state)
-        report(f"going on from {folder / LAST}, step {state.step}")
-    if state.step < settings.steps and settings.max_minutes != 0:
-        log = None
-        if chief:
-            log = Log(
-                state,
-                folder,
-                steps=settings.steps,
-                batch=settings.batch,
-                every=settings.log_every,
-                images=images,
-                images_every=settings.images_every,
-                report=report,
-            )
-        listed = [Clock(state), DivergenceGuard(state, settings.max_offset)]
-        if log:
-            listed.append(log)
-            listed += tensorboard_callbacks(
-                log, folder, profile_steps=settings.profile_steps, parameters=parameters, report=report
-            )
-        listed += callbacks(state) if callbacks else []
-        if validation is not None:
-            measure = Validation(
-                state,
-                validation,
-                every=validate_every,
-                last=settings.steps,
-                metric=metric,
-                folder=folder,
-                log=log,
-                evaluate=evaluate_on_workers if is_multi_worker(strategy) else None,
-            )
-            listed.append(measure)
-        listed += [Checkpoints(state, folder, settings.checkpoint_every)] if chief else []
-        listed.append(Stop(state, settings.max_minutes))
-        dataset = batches(state.step, settings.steps)
-        if is_multi_worker(strategy):
-            fit_workers(trainer, dataset, listed)
-            if trainer.stop_training and state.stopped is None:
-                state.stopped = "another worker"
-        else:
-            trainer.fit(dataset, callbacks=listed, shuffle=False, verbose=0)
-    if settings.ema is not None and state.step > 0:
-        optimizer.finalize_variable_values(trainer.trainable_variables)
+    return optimizer
+
+
+def _resumed(saved: dict[str, Any], fresh: RunState, folder: Path, report: Callable[[str], None]) -> RunState:
+    """The state of a run that goes on."""
+    state = RunState.from_saved(saved)
+    if state.data not in ("", fresh.data):
+        report(
+            "warning: the samples' files are not those of the checkpoint any more; the run goes on with "
+            "other batches than it would have had"
+        )
+    state.data = fresh.data
+    if state.best is not None or (folder / BEST).is_file():
+        state.best = _best(folder / BEST, state, report)
     return state
 
 
-def _resume(path: Path, trainer: keras.Model, fresh: RunState) -> RunState:
-    saved = load_checkpoint(path, trainer)
-    if saved["config"] != fresh.config:
-        raise CheckpointError(
-            f"{path}: written with another configuration ({saved['config']}, now {fresh.config}); "
-            "choose another run folder (run=...) or delete this one"
-        )
-    return RunState(**saved)
+def _best(path: Path, state: RunState, report: Callable[[str], None]) -> float | None:
+    """The value of the best checkpoint, which may be newer than the one that a run goes on from; None if that
+    is lost."""
+    try:
+        best = read_state(path)
+    except DamagedCheckpointError as error:
+        report(f"warning: {error}; the next validation counts as the best")
+        return None
+    return best["best"] if best["config"] == state.config else state.best
+
+
+def _fit(
+    trainer: keras.Model,
+    dataset: Any,
+    callbacks: list[keras.callbacks.Callback],
+    state: RunState,
+    max_minutes: float | None,
+) -> None:
+    import tensorflow as tf
+
+    stop = Stop(state, max_minutes)
+    callbacks = [*callbacks, stop]
+    try:
+        if is_multi_worker(trainer.distribute_strategy):
+            fit_workers(trainer, dataset, callbacks)
+            if trainer.stop_training and state.stopped is None:
+                state.stopped = "another worker"
+        else:
+            trainer.fit(dataset, callbacks=callbacks, shuffle=False, verbose=0)
+    except tf.errors.OpError as error:
+        # A reader of ours within the graph: TensorFlow gives its error and traceback as a text.
+        told = re.search(r"([A-Z]\w*Error): ([^\n]+)\s+Traceback \(most recent call last\)", error.message)
+        if told is None:
+            raise
+        raise TrainingError(f"step {state.step + 1}: {told[2].strip()}") from error
+    finally:
+        stop.restore()

@@ -8,8 +8,12 @@ nothing.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,6 +42,14 @@ class Samples:
     def sample(self, item, rng: np.random.Generator) -> dict[str, np.ndarray] | None:
         """One sample of ``item``; None if one of its files cannot be read."""
         raise NotImplementedError
+
+    @functools.cached_property
+    def key(self) -> str:
+        """Sixteen hexadecimal digits that change with the names of the files in `items`, and their order."""
+        digest = hashlib.sha256()
+        for item in self.items:
+            digest.update(repr(_named(item)).encode())
+        return digest.hexdigest()[:16]
 
     def _make_order(self, epoch: int) -> np.ndarray:
         if not self.augment:
@@ -87,3 +99,14 @@ class Samples:
 
         steps = tf.data.Dataset.range(start, stop)
         return steps.map(load, num_parallel_calls=workers, deterministic=True).prefetch(2)
+
+
+def _named(item: Any) -> Any:
+    """An item with the last two parts of its paths, as data may be moved."""
+    if isinstance(item, Path):
+        return item.parent.name, item.name
+    if dataclasses.is_dataclass(item):
+        return [_named(getattr(item, field.name)) for field in dataclasses.fields(item)]
+    if isinstance(item, (list, tuple)):
+        return [_named(part) for part in item]
+    return item
