@@ -373,7 +373,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--stage", choices=sorted(CONFIGS), default="matcher")
-    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--kills", type=int, default=20, help="0 compares two trainings in one go")
     parser.add_argument(
         "--steps", type=int, default=40, help="of the training (of each part's, for semantic)"
     )
@@ -397,7 +397,7 @@ def main() -> int:
         first, lines = trial.whole()
         pace = first, max(2, 2 * lines // max(1, args.kills))
         number = 0
-        while len(trial.kills) < args.kills and not trial.failures:
+        while not trial.failures and (number == 0 or len(trial.kills) < args.kills):
             number += 1
             trial.killed(number, args.kills, pace)
     finally:

@@ -16,6 +16,7 @@ from tfcorr import atomic
 from tfcorr.atomic import (
     WriteError,
     append_line,
+    check_folder,
     remove_leftovers,
     replacing,
     replacing_folder,
@@ -189,6 +190,9 @@ def test_what_cannot_be_replaced(tmp_path):
         pass
     with pytest.raises(WriteError, match="is a mount point"), replacing_folder("/proc"):
         pass
+    with pytest.raises(WriteError, match=r"file/model: cannot be written: '.*file' is not a folder"):
+        check_folder(tmp_path / "file" / "model")
+    check_folder(tmp_path / "new" / "model")
     write_text(tmp_path / "deep" / "er" / "a.md", "ä")
     assert (tmp_path / "deep" / "er" / "a.md").read_bytes() == "ä".encode()
     assert sorted(os.listdir(tmp_path)) == ["deep", "file", "folder", "pipe"]

@@ -24,6 +24,7 @@ from tfcorr.errors import TfcorrError
 __all__ = [
     "WriteError",
     "append_line",
+    "check_folder",
     "remove_leftovers",
     "replacing",
     "replacing_folder",
@@ -213,6 +214,24 @@ def append_line(path: str | os.PathLike, line: str, *, synchronise: bool = False
         raise WriteError.of(path, error) from error
 
 
+def check_folder(path: str | os.PathLike) -> None:
+    """Finds out before long work whether `replacing_folder` could write this folder.
+
+    Raises:
+        WriteError: as `replacing_folder`, as far as it can be known before.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_dir():
+        raise WriteError(path, "is a file, expected a folder or nothing")
+    if target.is_dir() and os.path.ismount(target):
+        raise WriteError(path, "is a mount point, which cannot be replaced; name a folder in it")
+    parent = next(folder for folder in target.parents if folder.exists())
+    if not parent.is_dir():
+        raise WriteError(path, f"cannot be written: {str(parent)!r} is not a folder")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise WriteError(path, f"cannot be written: no permission to write in the folder {str(parent)!r}")
+
+
 @contextlib.contextmanager
 def replacing_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator[Path]:
     """Gives an empty folder to write into, which takes its place at the end unless an error is raised.
@@ -230,11 +249,8 @@ def replacing_folder(path: str | os.PathLike, *, keep: bool = False) -> Iterator
     """
     target = Path(os.path.realpath(path))
     part = target.parent / f".tfcorr-{secrets.token_hex(8)}.part"
+    check_folder(path)
     try:
-        if target.exists() and not target.is_dir():
-            raise WriteError(path, "is a file, expected a folder or nothing")
-        if target.is_dir() and os.path.ismount(target):
-            raise WriteError(path, "is a mount point, which cannot be replaced; name a folder in it")
         target.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
         if target.is_dir():

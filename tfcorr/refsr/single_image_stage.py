@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import tfcorr
+from tfcorr.atomic import check_folder
 from tfcorr.config import SingleImageConfig, config_hash
 from tfcorr.errors import TfcorrError
 from tfcorr.imaging.depth import convert_depth
@@ -121,6 +122,7 @@ def train(
     Raises:
         TfcorrError: configuration, data, checkpoint or training cannot be used; the message says which.
     """
+    check_folder(config.output)
     policy = prepare(config.train)
     strategy = make_strategy(config.train)
     cache = PhotoCache()

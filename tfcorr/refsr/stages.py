@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 import tfcorr
+from tfcorr.atomic import check_folder
 from tfcorr.config import AdversarialLoss, MatcherConfig, RestorerConfig, config_hash, resolve_data_path
 from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
@@ -70,6 +71,7 @@ def train(
     Raises:
         TfcorrError: configuration, data, checkpoint or training cannot be used; the message says which.
     """
+    check_folder(config.output)
     policy = prepare(config.train)
     strategy = make_strategy(config.train)
     with strategy.scope():

@@ -29,6 +29,7 @@ import keras
 import numpy as np
 
 import tfcorr
+from tfcorr.atomic import check_folder
 from tfcorr.backbones import backbone
 from tfcorr.config import config_hash, resolve_data_path
 from tfcorr.config.semantic import PairSet, SemanticConfig, StudentStage, TeacherStage
@@ -97,6 +98,7 @@ def train(config: SemanticConfig, command: Sequence[str], report: Callable = pri
         TfcorrError: configuration, data, checkpoint or training cannot be used; the message says which.
     """
     first = config.teacher.train if config.stage == "semantic_teacher" else config.student.train
+    check_folder(config.output)
     prepare(first)
     regime = _Regime(config, command, report)
     parts = {
