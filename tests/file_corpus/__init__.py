@@ -4,15 +4,18 @@ Everything is made by code. `cases()` lists the corpus and `examine` reads one o
 line does; `tests/imaging/test_file_corpus.py` asserts it, `scripts/file_corpus.py` prints it as a table.
 """
 
+import functools
+
 from file_corpus import bombs, damage, images
 from file_corpus.examine import Case, Outcome, examine
 
 __all__ = ["Case", "Outcome", "cases", "examine"]
 
 
-def cases() -> list[Case]:
+@functools.cache
+def cases() -> tuple[Case, ...]:
     """The whole corpus."""
-    return [
+    return (
         *images.kinds(),
         *images.frames(),
         *images.names(),
@@ -22,4 +25,4 @@ def cases() -> list[Case]:
         *images.samples(),
         *bombs.enormous(),
         *bombs.bombs(),
-    ]
+    )

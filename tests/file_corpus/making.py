@@ -55,7 +55,7 @@ def rows(image: np.ndarray) -> bytes:
 
 def zeros(count: int) -> bytes:
     """So many zeros, compressed without having been in memory."""
-    compressor, parts = zlib.compressobj(9), []
+    compressor, parts = zlib.compressobj(), []
     block = bytes(MEGABYTE)
     while count > 0:
         parts.append(compressor.compress(block[: min(count, MEGABYTE)]))
@@ -113,10 +113,10 @@ def plain_tiff(
 
 
 def directory_bomb(entries: int, size: int) -> bytes:
-    """A TIFF structure whose entries all name the same bytes, as many as there are."""
+    """A TIFF structure of so many bytes, nearly all of which each of its entries names."""
     total = max(size, 8 + 2 + 12 * entries + 4)
     head = b"II*\0" + struct.pack("<IH", 8, entries)
-    body = b"".join(struct.pack("<HHII", 5000 + n, 7, total, 0) for n in range(entries))
+    body = b"".join(struct.pack("<HHII", 5000 + n, 7, total - 16, 0) for n in range(entries))
     return (head + body + bytes(4)).ljust(total, b"\0")
 
 

@@ -25,13 +25,14 @@ def test_case(case, tmp_path):
 def test_every_wish_of_users_is_in_the_corpus():
     """The corpus is made by functions: one that yields nothing would go unnoticed."""
     names = " ".join(f"{case.group} {case.name}" for case in file_corpus.cases())
-    for word in (
-        "cut off", "bits flipped", "a PNG file", "text.png", "huge.png", "huge.jpg", "huge.webp", "animated.gif",
-        "animated.webp", "animated.png", "pages.tif", "cmyk.jpg", "transparent palette", "1 bit", "16 bit", "float",
-        "NaN", "turned 8", "empty.png", "a folder", "a pipe", "/dev/zero", "not there", "circle", "20000x1", "two\\n",
-        "AVIF", "avif", "heic", "svg", "pdf", "zTXt", "iCCP", "exif.jpg", "entries.tif",
-    ):  # fmt: skip
-        assert word.lower() in names.lower(), word
+    words = """
+        cut off,bits flipped,a PNG file,text.png,huge.png,huge.jpg,huge.webp,huge.bmp,huge.gif,huge.tif,
+        animated.gif,animated.webp,animated.png,pages.tif,cmyk.jpg,transparent palette,1 bit,16 bit,float,
+        NaN,turned 8,empty.png,a folder,a pipe,/dev/zero,not there,circle,20000x1,two\\nlines,
+        avif,heic,svg,pdf,zTXt,iCCP,exif.jpg,entries.tif
+    """
+    for word in (word.strip() for word in words.split(",")):
+        assert word in names, word
 
 
 def test_the_measure_of_memory_sees_what_is_used(tmp_path):
@@ -54,7 +55,7 @@ def test_modest_directories():
     assert not exif.is_modest(b"Exif\0\0" + directory_bomb(300, 65_000))
     # One entry that names all of it is no bomb, nor are entries that lead beyond the end.
     assert exif.is_modest(directory_bomb(1, 65_000))
-    assert exif.is_modest(directory_bomb(5000, 65_000)[:-4])
+    assert exif.is_modest(directory_bomb(1500, 65_000)[:-40])
     for block in (b"", b"Exif\0\0", b"II*\0", b"no structure"):
         assert exif.is_modest(block)
     source = Image.Exif()
@@ -100,9 +101,9 @@ def test_through_the_command_line(tiny_model_folder, tmp_path):
     bad = {
         "empty.png": b"",
         "text.png": b"no image",
-        "cut.jpg": (b"\xff\xd8\xff\xe0\0\x10JFIF"),
+        "cut.jpg": b"\xff\xd8\xff\xe0\0\x10JFIF",
         "bomb.png": png_file(60_000, 60_000, zeros(0)),
-        "texts.png": png_file(14, 11, rows(smooth()), (b"zTXt", b"a\0\0" + zeros(100 << 20))),
+        "texts.png": png_file(14, 11, rows(smooth()), (b"zTXt", b"a\0\0" + zeros(40 << 20))),
         "entries.tif": directory_bomb(60_000, 1 << 20),
         "two\nlines.png": b"x",
         "\x1b[31mred.png": b"x",
