@@ -174,7 +174,8 @@ class Call:
     def _read(self) -> None:
         with os.fdopen(self.output, encoding="utf-8", errors="replace") as file:
             for line in file:
-                self.lines.append(line.rstrip())
+                if not re.match(r"WARNING: All log|[IWE]\d{4} ", line):  # TensorFlow's
+                    self.lines.append(line.rstrip())
 
     def ended(self) -> bool:
         """Whether it ended by itself, or was killed."""
@@ -226,7 +227,7 @@ def kill_somewhere(
         kind: of `KINDS`.
         run: its run folder.
         rng: chooses the moment.
-        pace: seconds until the first line, and lines that a call may get on by.
+        pace: seconds until the first step, and lines that a call may get on by.
     """
     start, most = pace
     if kind == "start":
@@ -321,15 +322,15 @@ class Trial:
         return Call(*self.starter.start(["train", str(self.config), *places]))
 
     def whole(self) -> tuple[float, int]:
-        """The training in one go; returns the seconds until its first line, and its number of lines."""
+        """The training in one go; returns the seconds until its first step, and its number of lines."""
         call = self.call("whole")
-        call.wait_until(lambda: bool(call.lines))
+        call.wait_until(lambda: any(line.startswith("step ") for line in call.lines))
         first = time.monotonic() - call.started
         call.wait_until(lambda: False)
         if call.status:
             raise SystemExit("the training fails by itself:\n" + "\n".join(call.lines[-20:]))
         print(
-            f"in one go: {call.seconds:.0f} s, {len(call.lines)} lines, the first after {first:.0f} s",
+            f"in one go: {call.seconds:.0f} s, {len(call.lines)} lines, the first step after {first:.0f} s",
             flush=True,
         )
         return first, len(call.lines)
@@ -395,7 +396,8 @@ def main() -> int:
         starter = Forked() if args.start == "fork" else Fresh()
         trial = Trial(args.stage, folder, args.steps, starter, random.Random(args.seed))
         first, lines = trial.whole()
-        pace = first, max(2, 2 * lines // max(1, args.kills))
+        # Several kills for each training, several trainings for all kills.
+        pace = first, max(2, lines // 3)
         number = 0
         while not trial.failures and (number == 0 or len(trial.kills) < args.kills):
             number += 1

@@ -165,7 +165,7 @@ def _synchronise_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-def write_bytes(path: str | os.PathLike, data: bytes, *, overwrite: bool = True) -> None:
+def write_bytes(path: str | os.PathLike, data: bytes | memoryview, *, overwrite: bool = True) -> None:
     """Writes a file completely or not at all; see `replacing`.
 
     Raises:

@@ -1,10 +1,15 @@
 """Records and variances on disk: whole or not there, checked, resumable."""
 
+import errno
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
+from killing import each_death
 
+from tfcorr.atomic import WriteError
 from tfcorr.semantic.hypotheses import VarianceStore, hypothesis_records
 from tfcorr.semantic.records import INDEX, Records
 from tfcorr.training.photos import DataError
@@ -114,10 +119,11 @@ def test_variances_by_version(tmp_path):
         store.write(np.array([3, 4]), values([3, 4], version), version)
         store.commit(version)
     # The last two stay: a checkpoint may be older than the last E-step's end.
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    assert sorted(path.name for path in tmp_path.glob("*.npy")) == [
         "variance-000002.npy",
         "variance-000003.npy",
     ]
+    assert len(list(tmp_path.iterdir())) == 4
     again = VarianceStore(tmp_path, 5, SHAPE)
     np.testing.assert_array_equal(again.read(np.array([0, 4]), 2), values([0, 4], 2))
     np.testing.assert_array_equal(again.read(np.array([0, 4]), 3), values([0, 4], 3))
@@ -146,3 +152,102 @@ def test_an_e_step_that_was_cut_short_leaves_the_version_before(tmp_path):
     again.write(np.arange(5), values(range(5), 7), 2)
     again.commit(2)
     np.testing.assert_array_equal(again.read(np.array([1]), 2), values([1], 7))
+
+
+def test_a_damaged_shard_is_found_and_made_again(tmp_path, caplog):
+    filled(tmp_path)
+    path = tmp_path / "shard-00001.npy"
+    good = path.read_bytes()
+    for damaged in (good[:-1] + bytes([good[-1] ^ 1]), good[:40], b""):
+        path.write_bytes(damaged)
+        records = Records(tmp_path, FIELDS, 10, shard=4, key="k")
+        records.check()
+        assert records.missing() == [1]
+        assert f"{path}: differs from its checksum" in caplog.text
+        records.read([0, 9])
+        records.write(1, arrays(records, 1))
+        assert path.read_bytes() == good
+        again = Records(tmp_path, FIELDS, 10, shard=4, key="k")
+        again.check()
+        assert again.missing() == []
+
+
+def test_a_killed_shard_is_whole_or_missing(tmp_path, monkeypatch):
+    folder = tmp_path / "records"
+
+    def prepare():
+        shutil.rmtree(folder, ignore_errors=True)
+        records = Records(folder, FIELDS, 10, shard=4, key="k")
+        records.write(0, arrays(records, 0))
+
+    def work():
+        records = Records(folder, FIELDS, 10, shard=4, key="k")
+        records.write(1, arrays(records, 1))
+
+    seen = []
+    for _ in each_death(monkeypatch, prepare, work):
+        records = Records(folder, FIELDS, 10, shard=4, key="k")
+        records.check()
+        seen.append(len(records.missing()))
+        for number in records.missing():
+            records.write(number, arrays(records, number))
+        np.testing.assert_array_equal(records.read(range(10))["number"], np.arange(10))
+    assert seen == sorted(seen, reverse=True) and set(seen) == {1, 2}
+
+
+def test_a_full_disk_is_named(tmp_path, monkeypatch):
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    records = Records(tmp_path / "records", FIELDS, 10, shard=4, key="k")
+    store = VarianceStore(tmp_path / "variance", 5, SHAPE)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(WriteError, match=r"shard-00000\.npy: cannot be written: the disk is full"):
+            records.write(0, arrays(records, 0))
+    with monkeypatch.context() as patch:
+        # A mapped file would end the process where its space was not taken before.
+        patch.setattr(os, "posix_fallocate", full, raising=False)
+        with pytest.raises(WriteError, match=r"variance-000001\.npy: cannot be written: the disk is full"):
+            store.write(np.arange(5), values(range(5), 1), 1)
+    assert records.missing() == [0, 1, 2]
+    assert not list((tmp_path / "variance").iterdir())
+    store.write(np.arange(5), values(range(5), 1), 1)
+    store.commit(1)
+    np.testing.assert_array_equal(store.read(np.array([4]), 1), values([4], 1))
+
+
+def test_damaged_variances_are_named(tmp_path):
+    store = VarianceStore(tmp_path, 5, SHAPE)
+    store.write(np.arange(5), values(range(5), 1), 1)
+    store.commit(1)
+    path = tmp_path / "variance-000001.npy"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DataError, match=r"variance-000001\.npy: differs from its checksum in .*\.sha256"):
+        VarianceStore(tmp_path, 5, SHAPE).read(np.array([0]), 1)
+
+
+def test_a_killed_commit_leaves_the_version_before_and_can_be_done_again(tmp_path, monkeypatch):
+    folder = tmp_path / "variance"
+
+    def prepare():
+        shutil.rmtree(folder, ignore_errors=True)
+        store = VarianceStore(folder, 5, SHAPE)
+        for version in (1, 2):
+            store.write(np.arange(5), values(range(5), version), version)
+            store.commit(version)
+
+    def work():
+        store = VarianceStore(folder, 5, SHAPE)
+        store.write(np.arange(5), values(range(5), 3), 3)
+        store.commit(3)
+
+    for _ in each_death(monkeypatch, prepare, work):
+        again = VarianceStore(folder, 5, SHAPE)
+        np.testing.assert_array_equal(again.read(np.arange(5), 2), values(range(5), 2))
+        again.write(np.arange(5), values(range(5), 3), 3)
+        again.commit(3)
+        for version in (2, 3):
+            np.testing.assert_array_equal(again.read(np.arange(5), version), values(range(5), version))

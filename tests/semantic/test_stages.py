@@ -156,7 +156,7 @@ def check(root, config, state, lines):
     assert set(marks["methods"]["model"]["pck"]["0.1"]["classes"]) == {"a", "b"}
     assert any(line.startswith("marks: PCK, threshold box, 4 pairs") for line in lines)
     # 4 steps in rounds of 2: two E-steps.
-    assert sorted(path.name for path in (run / "variance").iterdir()) == [
+    assert sorted(path.name for path in (run / "variance").glob("*.npy")) == [
         "variance-000001.npy",
         "variance-000002.npy",
     ]

@@ -9,6 +9,8 @@ damaged since, which are made again too.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import logging
 import os
@@ -18,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfcorr.atomic import append_line, remove_leftovers, replacing
+from tfcorr.atomic import append_line, remove_leftovers, write_bytes
 from tfcorr.pretrained import sha256_of
 from tfcorr.training.photos import DataError
 
@@ -143,10 +145,11 @@ class Records:
             if np.shape(arrays[name]) != (size, *shape):
                 raise ValueError(f"{name}: expected {(size, *shape)}, got {np.shape(arrays[name])}")
             records[name] = arrays[name]
-        with replacing(self._path(number)) as part:
-            with open(part, "wb") as file:
-                np.save(file, records, allow_pickle=False)
-            checksum = sha256_of(part)
+        # Through memory: NumPy's own writing to a file does not tell why it failed.
+        content = io.BytesIO()
+        np.save(content, records, allow_pickle=False)
+        checksum = hashlib.sha256(content.getbuffer()).hexdigest()
+        write_bytes(self._path(number), content.getbuffer())
         self._append({"number": number, "sha256": checksum})
         with self._lock:
             self._checksums[number] = checksum
