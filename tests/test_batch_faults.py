@@ -1,4 +1,4 @@
-"""`tfcorr super-resolve` over many images, when the disk is full or the process is killed or ended."""
+"""Commands over many files, when the disk is full or the process is killed or ended."""
 
 import errno
 import os
@@ -134,3 +134,19 @@ def test_sigterm_takes_away_what_was_begun(tmp_path, photos, enlarger, monkeypat
     assert capsys.readouterr().err == "tfcorr: interrupted\n"
     assert written(out, expected) == {"a.png"} and not list(out.rglob(".tfcorr-*"))
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_training_that_is_ended_before_its_first_step_says_that_it_goes_on(monkeypatch, capsys):
+    def train(config, command, report):
+        report("features: 1/9 files")
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("not interrupted")
+
+    monkeypatch.setattr("tfcorr.cli.train.start_tensorflow", lambda: None)
+    for name, value in {"load_config": None, "check_command": None, "runner": train}.items():
+        monkeypatch.setattr(f"tfcorr.config.{name}", lambda *_, value=value: value)
+    assert main(["train", "my.yaml"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "features: 1/9 files",
+        "interrupted; what was finished is kept, and the same command goes on",
+    ]
