@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfcorr.errors import TfcorrError
+from tfcorr.reading import read_json_object
 from tfcorr.resources import models_dirs
 
 if TYPE_CHECKING:
@@ -45,6 +46,10 @@ SUPER_RESOLUTION = "super-resolution"
 SINGLE_IMAGE = "single-image-super-resolution"
 
 _CARD_LIMIT = 1 << 20  # bytes; a card is a page of text, anything larger is not one
+_MOST_PARTS = 2000
+_LARGEST = 1 << 20
+_PLAIN_NAME = re.compile(r"[\w.:-]{0,100}")
+_NOT_IN_A_CARD = {"class_name", "config", "module", "registered_name", "weights"}
 _PRECISIONS = {"float32": "float32", "bfloat16": "mixed_bfloat16"}
 
 
@@ -107,7 +112,7 @@ def read_card(folder: str | Path) -> ModelCard:
         raise ModelError(f"{folder}: not a model folder (expected a folder with {CARD_FILE})")
     if not path.is_file():
         raise ModelError(f"{folder}: not a model folder: {CARD_FILE} is missing")
-    content = _read_json_object(path)
+    content = read_json_object(path, most=_CARD_LIMIT, error=ModelError)
 
     def value(key: str, kind: type | tuple[type, ...], expected: str, default: Any = None) -> Any:
         if key not in content:
@@ -117,24 +122,30 @@ def read_card(folder: str | Path) -> ModelCard:
         found = content[key]
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
             raise ModelError(f"{path}: {key!r} is {json.dumps(found)[:80]}, expected {expected}")
+        if isinstance(found, str) and not found.isprintable():
+            raise ModelError(f"{path}: {key!r} has control characters in it")
         return found
 
     threshold = value("confidence_threshold", (int, float), "a number in [0, 1]", 0.5)
-    if not (math.isfinite(threshold) and 0 <= threshold <= 1):
+    if not 0 <= threshold <= 1:
         raise ModelError(f"{path}: 'confidence_threshold' is {threshold}, expected a number in [0, 1]")
     checksums = value("checksums", dict, "an object {file name: SHA-256}")
     for name, digest in checksums.items():
-        if not name or name in (".", "..") or "/" in name or "\\" in name:
+        if not name.isprintable() or name in ("", ".", "..") or "/" in name or "\\" in name:
             raise ModelError(
                 f"{path}: 'checksums' names {name!r}, expected the name of a file in this folder"
             )
         if not isinstance(digest, str) or len(digest) != 64 or set(digest.lower()) - set("0123456789abcdef"):
             raise ModelError(f"{path}: the checksum of {name!r} is no SHA-256 (64 hexadecimal digits)")
+    architecture = value("architecture", dict, "an object")
+    strange = _strange(architecture)
+    if strange:
+        raise ModelError(f"{path}: 'architecture' {strange}")
     return ModelCard(
         folder=folder,
         name=value("name", str, "a text"),
         job=value("job", str, "a text"),
-        architecture=value("architecture", dict, "an object"),
+        architecture=architecture,
         checksums=checksums,
         licence=value("licence", str, "a text", "not stated"),
         confidence_threshold=float(threshold),
@@ -144,23 +155,28 @@ def read_card(folder: str | Path) -> ModelCard:
     )
 
 
-def _read_json_object(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > _CARD_LIMIT:
-        raise ModelError(f"{path}: {size} bytes long, expected a JSON file of at most {_CARD_LIMIT} bytes")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ModelError(f"{path}: not a text file in UTF-8") from error
-    except json.JSONDecodeError as error:
-        raise ModelError(
-            f"{path}: not valid JSON: {error.msg}, line {error.lineno} column {error.colno}"
-        ) from error
-    except RecursionError as error:
-        raise ModelError(f"{path}: not a model card: nested too deeply") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{path}: expected a JSON object, found {type(content).__name__}")
-    return content
+def _strange(architecture: dict[str, Any]) -> str:
+    """What in an architecture is no number, no list and no plain name; empty if there is nothing.
+
+    Keras makes objects out of configurations that name a class and a module, and weights and presets may be
+    named by files and addresses. Nothing of that belongs into a card.
+    """
+    pending: list[Any] = [architecture]
+    for count, node in enumerate(pending):
+        if count == _MOST_PARTS:
+            return f"has more than {_MOST_PARTS} parts"
+        if isinstance(node, dict):
+            for key in node:
+                if key in _NOT_IN_A_CARD or not key.isidentifier():
+                    return f"has the key {key[:40]!r}, which belongs to no architecture"
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+        elif isinstance(node, str) and not _PLAIN_NAME.fullmatch(node):
+            return f"names {node[:40]!r}, expected letters, digits and the signs _ . : -"
+        elif isinstance(node, (int, float)) and not abs(node) <= _LARGEST:
+            return f"has a number beyond {_LARGEST:,}, or one that is none"
+    return ""
 
 
 def available_models() -> tuple[list[ModelCard], list[str]]:
@@ -312,13 +328,14 @@ def load_super_resolution(
 
 def _build(card: ModelCard, policy: str) -> C2Matching:
     from tfcorr.refsr.model import C2Matching
+    from tfcorr.weights import load_weights
 
     try:
         model = C2Matching.from_architecture(card.architecture, dtype=policy)
     except (TypeError, ValueError) as error:
         raise ModelError(f"{card.folder / CARD_FILE}: 'architecture' cannot be built: {error}") from error
     try:
-        model.load_weights(card.folder / WEIGHTS_FILE)
+        load_weights(model, card.folder / WEIGHTS_FILE)
     except (KeyError, OSError, ValueError) as error:
         raise ModelError(
             f"{card.folder / WEIGHTS_FILE}: no weights of the architecture in {CARD_FILE}: {error}"

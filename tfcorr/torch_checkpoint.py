@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -40,6 +42,8 @@ _STORAGES = {
     "ByteStorage": "uint8",
     "BoolStorage": "bool",
 }
+# Bytes of a pickle, which names tensors and does not hold them.
+_LARGEST_PICKLE = 64 << 20
 # What the pickles in a stream begin with.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -132,35 +136,55 @@ def _read_archive(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]
     if len(pickles) != 1:
         raise CheckpointFileError("a zip archive, but no PyTorch checkpoint (expected one data.pkl in it)")
     root = pickles[0].removesuffix("data.pkl")
+    _check_entries(archive.infolist(), file.seek(0, os.SEEK_END))
     order = f"{root}byteorder"
     if order in sizes and archive.read(order).strip() != b"little":
         raise CheckpointFileError("written on a big-endian machine, which is not supported")
-    content = _Unpickler(io.BytesIO(archive.read(pickles[0]))).load()
-    # Read here, as the file is closed behind this function; compressed entries could be bombs.
+    content = _unpickled(io.BytesIO(archive.read(pickles[0])))
+    # Read here, as the file is closed behind this function.
     data = {}
-    for name, entry in sizes.items():
+    for name in sizes:
         if name.startswith(f"{root}data/"):
-            if entry.compress_type != zipfile.ZIP_STORED:
-                raise CheckpointFileError(f"{name} is compressed, which PyTorch never does")
             data[name.removeprefix(f"{root}data/")] = archive.read(name)
     return content, lambda storage: _numbers(storage, data.get(storage.key))
 
 
+def _check_entries(entries: list[zipfile.ZipInfo], room: int) -> None:
+    """Refuses an archive that unpacks to more than it is: compressed, or one entry on top of another."""
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED:
+            raise CheckpointFileError(f"{entry.filename} is compressed, which PyTorch never does")
+    if sum(entry.file_size for entry in entries) > room:
+        raise CheckpointFileError("damaged: its entries have more bytes together than the file")
+
+
+def _unpickled(file: BinaryIO) -> Any:
+    """The next pickle of a file, after a look at its instructions: some ask for memory by a number alone."""
+    start = file.tell()
+    for count, (instruction, argument, position) in enumerate(pickletools.genops(file)):
+        if "PUT" in instruction.name and int(argument) > count:
+            raise CheckpointFileError("damaged: a pickle keeps more values than it has")
+        length = argument if instruction.name == "FRAME" else position - start
+        if length > _LARGEST_PICKLE:
+            raise CheckpointFileError(f"damaged: a pickle of more than {_LARGEST_PICKLE} bytes")
+    file.seek(start)
+    return _Unpickler(file).load()
+
+
 def _read_stream(file: BinaryIO) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-    if _Unpickler(file).load() != _MAGIC:
+    if _unpickled(file) != _MAGIC:
         raise CheckpointFileError("not a PyTorch checkpoint")
-    if _Unpickler(file).load() != _PROTOCOL:
+    if _unpickled(file) != _PROTOCOL:
         raise CheckpointFileError("of an unknown version of PyTorch's format")
-    system = _Unpickler(file).load()
+    system = _unpickled(file)
     if not system.get("little_endian", True):
         raise CheckpointFileError("written on a big-endian machine, which is not supported")
-    unpickler = _Unpickler(file)
-    content = unpickler.load()
+    content = _unpickled(file)
     tensors: dict[int, _Tensor] = {}
     _collect(content, tensors, set())
     dtypes = {tensor.storage.key: tensor.storage.dtype for tensor in tensors.values()}
     data = {}
-    for key in map(str, _Unpickler(file).load()):
+    for key in map(str, _unpickled(file)):
         count = int.from_bytes(_exactly(file, 8), "little", signed=True)
         if key not in dtypes:
             raise CheckpointFileError(f"storage {key} belongs to no tensor")

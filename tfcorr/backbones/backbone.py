@@ -10,6 +10,7 @@ import keras
 
 from tfcorr.backbones import efficientnet_lite0 as lite0
 from tfcorr.errors import TfcorrError
+from tfcorr.weights import load_weights
 
 #: Strides whose features are looked for.
 STRIDES = (4, 8, 16, 32)
@@ -146,6 +147,9 @@ def _keras_cv(name: str, weights, arguments) -> Backbone:
         import keras_cv
     except ImportError as error:
         raise TfcorrError(f"keras_cv:{name} needs keras-cv: pip install keras-cv ({error})") from error
+    if not name.isidentifier():
+        # Presets may also be named by folders and addresses, from which keras-cv would load classes.
+        raise TfcorrError(f"keras_cv:{name}: expected the name of a class or of a preset")
     known = getattr(keras_cv.models, name, None)
     # Rescaling to [0, 1] is keras-cv's own first layer; without it images may come as they are.
     arguments = {"include_rescaling": False, **arguments}
@@ -163,7 +167,7 @@ def _keras_cv(name: str, weights, arguments) -> Backbone:
             "keras_cv:resnet50_v2_imagenet, or give a .weights.h5 file"
         )
     if weights not in (None, "imagenet"):
-        _loaded(name, weights, lambda: network.load_weights(weights))
+        _loaded(name, weights, lambda: load_weights(network, weights))
     levels = {2 ** int(level[1:]): layer for level, layer in network.pyramid_level_inputs.items()}
     strides = tuple(stride for stride in STRIDES if stride in levels)
     outputs = [network.get_layer(levels[stride]).output for stride in strides]

@@ -12,9 +12,9 @@ from __future__ import annotations
 import os
 
 import keras
-import numpy as np
 
 from tfcorr.errors import TfcorrError
+from tfcorr.weights import opened_npz
 
 # (kernel, stride, expansion, output width, how many) of the stages.
 _STAGES = (
@@ -103,7 +103,7 @@ def load_weights(network: keras.Model, path: str | os.PathLike) -> None:
         for part, variable in zip(_NORMALISATION, layer.weights, strict=False)
     }
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with opened_npz(path) as archive:
             values = {n: archive[n] for n in archive.files if not n.startswith(_CLASSIFIER)}
     except (OSError, ValueError) as error:
         raise TfcorrError(f"{path}: not an NPZ file of weights ({error})") from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tfcorr.errors import TfcorrError, UsageError
 from tfcorr.imaging.files import INPUT_SUFFIXES, OUTPUT_SUFFIXES
+from tfcorr.paths import real_path
 
 __all__ = ["Job", "image_files", "plan_jobs"]
 
@@ -32,7 +33,7 @@ def image_files(folder: Path, *, outside: Path | None = None) -> list[Path]:
     Raises:
         TfcorrError: the folder cannot be listed.
     """
-    left_out = outside.resolve() if outside is not None else None
+    left_out = real_path(outside) if outside is not None else None
 
     def refuse(error: OSError) -> None:
         raise TfcorrError(f"{error.filename}: {error.strerror}")
@@ -41,7 +42,7 @@ def image_files(folder: Path, *, outside: Path | None = None) -> list[Path]:
     for directory, subfolders, names in os.walk(folder, onerror=refuse):
         here = Path(directory)
         subfolders[:] = sorted(
-            name for name in subfolders if not name.startswith(".") and (here / name).resolve() != left_out
+            name for name in subfolders if not name.startswith(".") and real_path(here / name) != left_out
         )
         found += [
             here / name
@@ -67,8 +68,8 @@ def plan_jobs(inputs: Sequence[str], output: str) -> list[Job]:
         The jobs in the order of the inputs, files of folders sorted. An input named twice stands once.
 
     Raises:
-        UsageError: two inputs have the same output, an output is one of the inputs, a folder is needed and
-            `output` is a file, or the ending of `output` is no writable format.
+        UsageError: two inputs have the same output, an output is one of the inputs or lies elsewhere through
+            a link, a folder is needed and `output` is a file, or its ending is no writable format.
         TfcorrError: an input folder has no image in it or cannot be read.
     """
     target = Path(output)
@@ -95,7 +96,11 @@ def plan_jobs(inputs: Sequence[str], output: str) -> list[Job]:
             jobs += [Job(path, _output_name(target / path.relative_to(given))) for path in files]
         else:
             jobs.append(Job(given, _output_name(target / given.name)))
-    return _checked(list(dict.fromkeys(jobs)))
+    jobs = _checked(list(dict.fromkeys(jobs)))
+    for job in jobs:
+        if not real_path(job.target).is_relative_to(real_path(target)):
+            raise UsageError(f"--output {output}: {job.target} would lie elsewhere, through a link")
+    return jobs
 
 
 def _output_name(path: Path) -> Path:
@@ -104,10 +109,10 @@ def _output_name(path: Path) -> Path:
 
 def _checked(jobs: list[Job]) -> list[Job]:
     """Refuses jobs that would overwrite each other or an input."""
-    sources = {job.source.resolve(): job.source for job in jobs}
+    sources = {real_path(job.source): job.source for job in jobs}
     targets: dict[Path, Job] = {}
     for job in jobs:
-        place = job.target.resolve()
+        place = real_path(job.target)
         if place in sources:
             raise UsageError(f"--output: {job.target} is the input {sources[place]}; choose another place")
         other = targets.setdefault(place, job)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from tfcorr.cli.arguments import positive_int
 from tfcorr.cli.messages import start_tensorflow
 from tfcorr.errors import TfcorrError, UsageError
+from tfcorr.paths import real_path
+from tfcorr.reading import read_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,8 +109,8 @@ def _check(args: argparse.Namespace) -> None:
         check_output(args.figure, overwrite=args.overwrite)
     outputs = [Path(name) for name in (args.output, args.figure, args.points_output) if name]
     inputs = [Path(name) for name in (args.source, args.target, args.points) if name]
-    places = [path.resolve() for path in outputs]
-    if len(set(places)) < len(places) or set(places) & {path.resolve() for path in inputs}:
+    places = [real_path(path) for path in outputs]
+    if len(set(places)) < len(places) or set(places) & {real_path(path) for path in inputs}:
         raise UsageError("outputs must differ from each other and from the inputs")
     for path in outputs:
         if path.is_dir():
@@ -123,28 +125,20 @@ def _read_points(path: Path) -> tuple[list[dict[str, str]], np.ndarray]:
     """The rows of a CSV and its points, (N, 2) (x, y)."""
     import numpy as np
 
-    try:
-        # Spreadsheets put a byte order mark in front of UTF-8.
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = list(reader)
-    except UnicodeDecodeError as error:
-        raise TfcorrError(f"{path}: not a text file in UTF-8") from error
-    if not {"x", "y"} <= set(reader.fieldnames or ()):
+    columns, rows = read_rows(path)
+    if not {"x", "y"} <= set(columns):
         raise TfcorrError(f"{path}: expected a header line with the columns x and y")
     if not rows:
         raise TfcorrError(f"{path}: has no points")
     points = []
     for number, row in enumerate(rows, start=2):
-        if None in row:
-            raise TfcorrError(f"{path}, line {number}: more values than the header has columns")
         try:
             point = float(row["x"]), float(row["y"])
-        except (TypeError, ValueError):
+        except ValueError:
             point = (np.nan, np.nan)
         if not np.isfinite(point).all():
             raise TfcorrError(
-                f"{path}, line {number}: x is {row['x']!r}, y is {row['y']!r}, expected numbers"
+                f"{path}, line {number}: x is {row['x'][:40]!r}, y is {row['y'][:40]!r}, expected numbers"
             )
         points.append(point)
     return rows, np.array(points)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tfcorr.errors import TfcorrError, UsageError
+from tfcorr.paths import real_path
 
 if TYPE_CHECKING:
     from tfcorr.imaging import Picture
@@ -48,9 +49,9 @@ class GivenReferences:
             self._candidates = image_files(Path(folder))
             if not self._candidates:
                 raise TfcorrError(f"{folder}: no image file in this folder (--reference-dir)")
-        references = {path.resolve() for path in (*self._files, *self._candidates)}
+        references = {real_path(path) for path in (*self._files, *self._candidates)}
         for path in outputs:
-            if path.resolve() in references:
+            if real_path(path) in references:
                 raise UsageError(f"{path} is a reference and would be written to; choose another output")
         self._pictures: list[Picture] = []
         self._pool: ReferencePool | None = None
@@ -109,7 +110,7 @@ class GivenReferences:
 
         if self._pool is None:
             return self._pictures
-        own = source.resolve()
-        without = [number for number, path in enumerate(self._candidates) if path.resolve() == own]
+        own = real_path(source)
+        without = [number for number, path in enumerate(self._candidates) if real_path(path) == own]
         choices = self._pool.choose(picture.pixels, MOST_FROM_FOLDER, without=without)
         return [*self._pictures, *(read_image(self._candidates[choice.number]) for choice in choices)]

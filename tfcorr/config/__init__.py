@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from tfcorr.config import evaluation, refsr, semantic
 from tfcorr.config.common import LearningRate, PhotoRule, Training
 from tfcorr.config.evaluation import (
@@ -34,9 +32,11 @@ from tfcorr.config.evaluation import (
 )
 from tfcorr.config.reading import (
     DATA_ROOT_VARIABLE,
+    MAX_BYTES,
     ConfigError,
     apply_overrides,
     config_hash,
+    load_yaml,
     read,
     resolve_data_path,
 )
@@ -146,9 +146,14 @@ def load_config(name: str | os.PathLike, overrides: Iterable[str] = ()) -> Any:
     """
     path = find_config(name)
     try:
-        mapping = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from error
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ConfigError(f"{size} bytes long, expected at most {MAX_BYTES}")
+        mapping = load_yaml(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not a YAML file: not a text in UTF-8") from error
+    except ConfigError as error:
+        raise ConfigError(f"{path}: not a YAML file: {error}") from error
     if not isinstance(mapping, dict):
         raise ConfigError(f"{path}: expected a mapping of keys, got {type(mapping).__name__}")
     try:

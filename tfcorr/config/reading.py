@@ -20,10 +20,79 @@ import yaml
 from tfcorr.errors import TfcorrError
 
 DATA_ROOT_VARIABLE = "TFCORR_DATA"
+MAX_BYTES = 1 << 20
+"""Of a configuration; those that ship have a few thousand."""
+MAX_NODES = 20_000
 
 
 class ConfigError(TfcorrError):
     """A configuration that cannot be used; the message begins with the file and the key."""
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader of YAML, which makes plain values only, and takes no key twice."""
+
+    def compose_mapping_node(self, anchor):
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    told = f"the key {shown(key.value)} is there twice"
+                    raise yaml.composer.ComposerError(None, None, told, key.start_mark)
+                seen.add(key.value)
+        return node
+
+
+def load_yaml(text: str) -> Any:
+    """The value of a YAML text, made of dictionaries, lists and scalars.
+
+    Args:
+        text: one document.
+
+    Raises:
+        ConfigError: no YAML, a tag that stands for anything but a plain value, a key twice, nested too
+            deeply, or more than `MAX_NODES` values with what its aliases repeat.
+    """
+    try:
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return None
+            if _expanded(node, {}) > MAX_NODES:
+                raise ConfigError(f"its aliases stand for more than {MAX_NODES} values")
+            return loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.YAMLError as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    except RecursionError:
+        raise ConfigError("nested too deeply") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits
+        raise ConfigError(str(error)) from error
+
+
+def _expanded(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node stands for when its aliases are written out; many where it holds itself."""
+    if id(node) not in known:
+        known[id(node)] = MAX_NODES + 1
+        parts = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = node.value
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    return known[id(node)]
+
+
+def shown(value: Any, most: int = 80) -> str:
+    """A value as an error message repeats it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        text = "a number of thousands of digits"
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
@@ -34,9 +103,9 @@ def apply_overrides(mapping: Mapping[str, Any], overrides: Iterable[str]) -> dic
         if not equals or not key:
             raise ConfigError(f"{word!r}: expected key=value")
         try:
-            value = yaml.safe_load(text) if text else ""
-        except yaml.YAMLError as error:
-            raise ConfigError(f"{key}: {text!r} is not YAML: {' '.join(str(error).split())}") from error
+            value = load_yaml(text) if text else ""
+        except ConfigError as error:
+            raise ConfigError(f"{key}: {shown(text)} is not YAML: {error}") from error
         _set(result, key.split("."), value, key)
     return result
 
@@ -58,7 +127,7 @@ def _set(node: Any, parts: Sequence[str], value: Any, key: str) -> None:
                 raise ConfigError(f"{key}: {where} has {len(node)} items, counted from 0; got {part!r}")
             part = int(part)
         elif not isinstance(node, dict):
-            raise ConfigError(f"{key}: {where} is {node!r}, which has no keys")
+            raise ConfigError(f"{key}: {where} is {shown(node)}, which has no keys")
         if depth == len(parts) - 1:
             node[part] = value
         else:
@@ -84,13 +153,13 @@ def read(expected: Any, value: Any, path: str) -> Any:
             {True: "true", None: "none"}.get(value, value) if not isinstance(value, (list, dict)) else value
         )
         if name not in choices:
-            raise ConfigError(f"{path}: expected one of {', '.join(map(str, choices))}, got {value!r}")
+            raise ConfigError(f"{path}: expected one of {', '.join(map(str, choices))}, got {shown(value)}")
         return name
     if origin is tuple:
         return _read_tuple(typing.get_args(expected), value, path)
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{path}: expected a mapping, got {value!r}")
+            raise ConfigError(f"{path}: expected a mapping, got {shown(value)}")
         item = typing.get_args(expected)[1]
         return {str(k): v if item is Any else read(item, v, f"{path}.{k}") for k, v in value.items()}
     return _read_scalar(expected, value, path)
@@ -101,11 +170,13 @@ def _read_scalar(expected: type, value: Any, path: str) -> Any:
         # YAML 1.1 reads 1e-4, which has no dot, as text.
         with contextlib.suppress(ValueError):
             value = float(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{path}: expected a number of at most 64 bits, got {shown(value)}")
     if expected is float and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
         hint = " (write it in quotes)" if expected is str and value is not None else ""
-        raise ConfigError(f"{path}: expected {expected.__name__}, got {value!r}{hint}")
+        raise ConfigError(f"{path}: expected {expected.__name__}, got {shown(value)}{hint}")
     if expected is float and not math.isfinite(value):
         raise ConfigError(f"{path}: expected a finite number, got {value}")
     return value
@@ -113,18 +184,18 @@ def _read_scalar(expected: type, value: Any, path: str) -> Any:
 
 def _read_tuple(items: tuple, value: Any, path: str) -> tuple:
     if not isinstance(value, (list, tuple)):
-        raise ConfigError(f"{path}: expected a list, got {value!r}")
+        raise ConfigError(f"{path}: expected a list, got {shown(value)}")
     if items[-1] is Ellipsis:
         return tuple(read(items[0], item, f"{path}.{i}") for i, item in enumerate(value))
     if len(value) != len(items):
-        raise ConfigError(f"{path}: expected {len(items)} values, got {value!r}")
+        raise ConfigError(f"{path}: expected {len(items)} values, got {shown(value)}")
     return tuple(read(t, item, f"{path}.{i}") for i, (t, item) in enumerate(zip(items, value, strict=True)))
 
 
 def _read_dataclass(cls: type, value: Any, path: str) -> Any:
     prefix = f"{path}." if path else ""
     if not isinstance(value, Mapping):
-        raise ConfigError(f"{path or 'file'}: expected a mapping of keys, got {value!r}")
+        raise ConfigError(f"{path or 'file'}: expected a mapping of keys, got {shown(value)}")
     hints = typing.get_type_hints(cls)
     fields = {f.name: f for f in dataclasses.fields(cls)}
     for key in value:

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from tfcorr.refsr.upsampling import BicubicUpsampling
+from tfcorr.weights import check_hdf5, opened_npz
 
 #: Width of each feature that an extractor can give, and how many pixels one of its cells is wide.
 FEATURE_WIDTHS = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256}
@@ -147,7 +148,7 @@ def load_imagenet_weights(extractor: FeatureExtractor, source: str, architecture
 
 
 def _from_npz(path: str) -> dict[str, list[np.ndarray]]:
-    with np.load(path, allow_pickle=False) as archive:
+    with opened_npz(path) as archive:
         weights = {}
         for name, number in _TORCHVISION_NAMES.items():
             prefix = next((p for p in (f"features.{number}", name) if f"{p}.weight" in archive), None)
@@ -162,6 +163,8 @@ def _from_npz(path: str) -> dict[str, list[np.ndarray]]:
 
 def _from_keras_applications(source: str, architecture: str) -> dict[str, list[np.ndarray]]:
     build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[architecture]
+    if source != "imagenet":
+        check_hdf5(source)
     try:
         vgg = build(include_top=False, weights=source)
     except Exception as error:  # Whatever Keras' downloader met: URL, socket, checksum or HDF5 errors.

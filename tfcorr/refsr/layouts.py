@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 from tfcorr.config import PairSource, PublishedSet, resolve_data_path
-from tfcorr.refsr.photos import IMAGE_SUFFIXES, DataError, find_pairs
+from tfcorr.paths import PathError
+from tfcorr.refsr.photos import IMAGE_SUFFIXES, DataError, RowPath, find_pairs
 
 TRUE, UNRELATED, NONE, ALL = "true", "unrelated", "none", "all"
 LEVELS = tuple(f"level{number}" for number in range(1, 6))
@@ -104,15 +105,17 @@ def check_references(cases: Sequence[Case], names: Sequence[str]) -> None:
 
 
 def _listed(source: PairSource, data_root: str | None, unrelated_path: str | None) -> list[Case]:
+    unrelated = RowPath(unrelated_path, data_root) if unrelated_path is not None else None
     cases = []
     for pair in find_pairs([source], data_root):
         references = {TRUE: (pair.reference,)}
         try:
-            if unrelated_path is not None:
-                path = unrelated_path.format(**pair.columns)
-                references[UNRELATED] = (resolve_data_path(path, data_root),)
+            if unrelated is not None:
+                references[UNRELATED] = (unrelated.of(pair.columns),)
         except KeyError:
             pass  # a list without such columns: another image's reference serves
+        except PathError as error:
+            raise DataError(f"{source.csv}: {error}") from None
         cases.append(_case(pair.scene, pair.input, references, pair.columns))
     return cases
 

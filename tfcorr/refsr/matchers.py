@@ -137,6 +137,7 @@ def find_matcher(name: str, weights: Mapping[str, str], data_root: str | None) -
 def _trained(name: str) -> Matcher:
     from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
     from tfcorr.refsr.extractor import CorrespondenceNetwork
+    from tfcorr.weights import load_weights
 
     try:
         card = find_model(name, job="correspondence")
@@ -147,7 +148,7 @@ def _trained(name: str) -> Matcher:
         verify(card)
         network = CorrespondenceNetwork(**card.architecture)
         network.build()
-        network.load_weights(card.folder / WEIGHTS_FILE)
+        load_weights(network, card.folder / WEIGHTS_FILE)
     return FeatureMatcher(
         card.name,
         card.checksums[WEIGHTS_FILE][:16],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
 from tfcorr.errors import TfcorrError
 from tfcorr.refsr.losses import perceptual_loss
+from tfcorr.weights import opened_npz
 
 #: Layers of VGG19 up to the one of eq. 11, and their places in torchvision's `features`.
 _VGG19_LAYERS = {
@@ -88,7 +88,7 @@ def _vgg19(weights: str):
 
 
 def _fill(network: keras.Model, path: str) -> None:
-    with np.load(path, allow_pickle=False) as archive:
+    with opened_npz(path) as archive:
         for name, number in _VGG19_LAYERS.items():
             kernel, bias = archive[f"features.{number}.weight"], archive[f"features.{number}.bias"]
             network.get_layer(name).set_weights([kernel.transpose(2, 3, 1, 0), bias])

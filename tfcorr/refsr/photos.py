@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,8 @@ import cv2
 import numpy as np
 
 from tfcorr.config import PairSource, PhotoRule, resolve_data_path
+from tfcorr.paths import DataFolder
+from tfcorr.reading import read_rows
 from tfcorr.training.photos import (
     IMAGE_SUFFIXES,
     DataError,
@@ -20,7 +21,7 @@ from tfcorr.training.photos import (
     resolve_list_path,
 )
 
-__all__ = ["DataError", "Pair", "PhotoCache", "at_least", "excluded", "find_images", "find_pairs"]
+__all__ = ["DataError", "Pair", "PhotoCache", "RowPath", "at_least", "excluded", "find_images", "find_pairs"]
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,14 @@ def find_pairs(
 
 def _csv_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
     path = resolve_list_path(source.csv, data_root)
-    # Spreadsheets put a byte order mark in front of UTF-8.
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    _, rows = read_rows(path, error=DataError)
+    inputs, references = (
+        RowPath(pattern, data_root) for pattern in (source.input_path, source.reference_path)
+    )
     pairs = []
     for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise DataError(f"{path}, line {number}: not as many values as the header has columns")
         try:
-            input_path = resolve_data_path(source.input_path.format(**row), data_root)
-            reference_path = resolve_data_path(source.reference_path.format(**row), data_root)
+            input_path, reference_path = inputs.of(row), references.of(row)
             at = (int(row["y"]), int(row["x"])) if "x" in row else None
             reference_at = (int(row["ref_y"]), int(row["ref_x"])) if "ref_x" in row else None
         except KeyError as error:
@@ -93,6 +92,30 @@ def _csv_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
         scene = row.get("scene") or input_path.parent.name
         pairs.append(Pair(scene, input_path, reference_path, at, reference_at, row))
     return pairs
+
+
+class RowPath:
+    """Makes paths out of the rows of a list, below the folder that a pattern begins with.
+
+    Args:
+        pattern: as in `tfcorr.config.PairSource`: folders, then names of columns in braces.
+        data_root: see `tfcorr.config.resolve_data_path`.
+    """
+
+    def __init__(self, pattern: str, data_root: str | None):
+        start, brace, rest = pattern.partition("{")
+        folder, slash, name = start.rpartition("/")
+        self._folder = DataFolder(resolve_data_path(folder + slash or ".", data_root))
+        self._name = name + brace + rest
+
+    def of(self, row: Mapping[str, str]) -> Path:
+        """The path of a row.
+
+        Raises:
+            KeyError: the row lacks a column.
+            PathError: the values lead out of the folder.
+        """
+        return self._folder / self._name.format(**row)
 
 
 def _folder_pairs(source: PairSource, data_root: str | None) -> list[Pair]:

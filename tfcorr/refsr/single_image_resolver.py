@@ -16,6 +16,7 @@ from tfcorr.refsr import SCALE
 from tfcorr.refsr.memory import MemoryPlan, available_memory, single_image_bytes, within_memory
 from tfcorr.refsr.pixels import from_rgb, padded, to_rgb
 from tfcorr.refsr.single_image import SingleImageNetwork
+from tfcorr.weights import load_weights
 
 __all__ = ["SingleImageResolver", "load_single_image"]
 
@@ -38,7 +39,7 @@ def load_single_image(name_or_folder: str | Path | None = None) -> tuple[SingleI
     try:
         model = SingleImageNetwork(**card.architecture)
         model.build()
-        model.load_weights(card.folder / WEIGHTS_FILE)
+        load_weights(model, card.folder / WEIGHTS_FILE)
     except (KeyError, OSError, TypeError, ValueError) as error:
         raise ModelError(f"{card.folder}: weights and 'architecture' do not fit: {error}") from error
     return model, card

@@ -32,6 +32,7 @@ from tfcorr.training.model_folder import portable_command, write_model
 from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
+from tfcorr.weights import load_weights
 
 CORRESPONDENCE = "correspondence"
 SUPER_RESOLUTION = "super-resolution"
@@ -204,7 +205,7 @@ def _teacher(folder: str) -> CorrespondenceNetwork:
     verify(card)
     network = CorrespondenceNetwork(**card.architecture)
     network.build()
-    network.load_weights(card.folder / WEIGHTS_FILE)
+    load_weights(network, card.folder / WEIGHTS_FILE)
     return network
 
 
@@ -213,7 +214,7 @@ def _initialise_matcher(network: CorrespondenceNetwork, config: MatcherConfig) -
     if source is None:
         return
     if source != "imagenet" and Path(source).is_dir():
-        network.load_weights(_verified_weights(source, CORRESPONDENCE))
+        load_weights(network, _verified_weights(source, CORRESPONDENCE))
         return
     if source != "imagenet":
         source = str(resolve_data_path(source, config.data_root))
@@ -265,7 +266,7 @@ def _restorer(config: RestorerConfig, report: Callable) -> Stage:
     if config.initial_weights:
         _take_initial_weights(model, config.initial_weights, report)
     # Behind the initial weights, which have both as well: those that the configuration names count.
-    model.correspondence.load_weights(_verified_weights(config.matcher, CORRESPONDENCE))
+    load_weights(model.correspondence, _verified_weights(config.matcher, CORRESPONDENCE))
     if config.base:
         _take_base(model, config.base)
     if model.vgg is not None:

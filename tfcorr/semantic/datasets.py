@@ -19,9 +19,7 @@ Convention: points are (x, y) in pixels of the image files, the centre of the fi
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,8 @@ import numpy as np
 
 from tfcorr.config import resolve_data_path
 from tfcorr.config.semantic import ImageSet, PairSet
+from tfcorr.paths import DataFolder, PathError
+from tfcorr.reading import read_json_object, read_rows
 from tfcorr.training.photos import IMAGE_SUFFIXES, DataError, find_images, resolve_list_path
 
 __all__ = ["ImagePair", "KeypointPair", "find_image_set", "find_pairs", "in_training", "overlap_warning"]
@@ -134,8 +134,13 @@ def find_image_set(images: ImageSet, data_root: str | None) -> list[Path]:
     """
     found: dict[Path, None] = {}
     if images.list:
-        root = resolve_data_path(images.root or ".", data_root)
-        found.update(dict.fromkeys(root / name for name in _image_column(images.list, data_root)))
+        root = DataFolder(resolve_data_path(images.root or ".", data_root))
+        path, names = _image_column(images.list, data_root)
+        for number, name in enumerate(names, start=2):
+            try:
+                found[root / name] = None
+            except PathError as error:
+                raise DataError(f"{path}, line {number}: {error}") from None
     if images.images:
         found.update(dict.fromkeys(find_images(images.images, data_root)))
     without, only = (_listed_images(names, data_root) for names in (images.exclude, images.only))
@@ -172,14 +177,16 @@ def _kept(found: list[ImagePair], pairs: PairSet, data_root: str | None) -> list
 
 
 def _listed_images(names: Sequence[str], data_root: str | None) -> set[Path]:
-    return {resolve_data_path(image, data_root) for name in names for image in _image_column(name, data_root)}
+    # Compared only, never opened.
+    columns = [_image_column(name, data_root)[1] for name in names]
+    return {resolve_data_path(image, data_root) for column in columns for image in column}
 
 
-def _image_column(name: str, data_root: str | None) -> list[str]:
+def _image_column(name: str, data_root: str | None) -> tuple[Path, list[str]]:
     path, rows = _rows(name, data_root)
     if "image" not in rows[0]:
         raise DataError(f"{path}: no column 'image'; its columns are {', '.join(rows[0])}")
-    return [row["image"] for row in rows]
+    return path, [row["image"] for row in rows]
 
 
 def _made(listed: list[ImagePair], pairs: PairSet, root: Path) -> list[ImagePair]:
@@ -211,25 +218,20 @@ def _rows(name: str | None, data_root: str | None) -> tuple[Path, list[dict[str,
     if not name:
         raise DataError("list: missing, this layout needs a CSV list")
     path = resolve_list_path(name, data_root)
-    # Spreadsheets put a byte order mark in front of UTF-8.
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    _, rows = read_rows(path, error=DataError)
     if not rows:
         raise DataError(f"{path}: empty, expected a CSV with a header line")
-    for number, row in enumerate(rows, start=2):
-        if None in row or None in row.values():
-            raise DataError(f"{path}, line {number}: not as many values as the header has columns")
     return path, rows
 
 
 def _read_rows(
-    pairs: PairSet, root: Path, data_root: str | None, read: Callable[[dict, Path], ImagePair]
+    pairs: PairSet, root: Path, data_root: str | None, read: Callable[[dict, DataFolder], ImagePair]
 ) -> list[ImagePair]:
     path, rows = _rows(pairs.list, data_root)
-    found = []
+    folder, found = DataFolder(root), []
     for number, row in enumerate(rows, start=2):
         try:
-            found.append(read(row, root))
+            found.append(read(row, folder))
         except KeyError as error:
             raise DataError(f"{path}: no column {error}; its columns are {', '.join(row)}") from None
         except (ValueError, IndexError) as error:
@@ -269,7 +271,7 @@ def _pf_pascal(pairs: PairSet, root: Path, data_root: str | None) -> list[ImageP
     return _read_rows(pairs, root, data_root, _pascal_row)
 
 
-def _pascal_row(row: dict[str, str], root: Path) -> ImagePair:
+def _pascal_row(row: dict[str, str], root: DataFolder) -> ImagePair:
     if "source_image" in row:
         category = VOC_CLASSES[int(row["class"]) - 1]
         flip = row.get("flip", "0") == "1"
@@ -290,7 +292,7 @@ def _pf_willow(pairs: PairSet, root: Path, data_root: str | None) -> list[ImageP
     return _read_rows(pairs, root, data_root, _willow_row)
 
 
-def _willow_row(row: dict[str, str], root: Path) -> ImagePair:
+def _willow_row(row: dict[str, str], root: DataFolder) -> ImagePair:
     source, target = (
         np.array([[float(row[f"{axis}{i}"]) for axis in (f"X{side}", f"Y{side}")] for i in _WILLOW_RANGE])
         for side in "AB"
@@ -307,16 +309,15 @@ def _spair(pairs: PairSet, root: Path, data_root: str | None) -> list[ImagePair]
     files = sorted(folder.glob("*.json"))
     if not files:
         raise DataError(f"{folder}: no annotations (expected *.json there)")
-    found = []
+    images, found = DataFolder(root / "JPEGImages"), []
     for path in files:
+        row = read_json_object(path, error=DataError)
         try:
-            row = json.loads(path.read_text(encoding="utf-8"))
             category = row["category"]
-            images = root / "JPEGImages" / category
             found.append(
                 _keypoint_pair(
-                    images / row["src_imname"],
-                    images / row["trg_imname"],
+                    images / f"{category}/{row['src_imname']}",
+                    images / f"{category}/{row['trg_imname']}",
                     category,
                     np.array(row["src_kps"], np.float64).reshape(-1, 2),
                     np.array(row["trg_kps"], np.float64).reshape(-1, 2),
@@ -333,7 +334,7 @@ def _csv(pairs: PairSet, root: Path, data_root: str | None) -> list[ImagePair]:
     return _read_rows(pairs, root, data_root, _csv_row)
 
 
-def _csv_row(row: dict[str, str], root: Path) -> ImagePair:
+def _csv_row(row: dict[str, str], root: DataFolder) -> ImagePair:
     source, target, category = root / row["source"], root / row["target"], row.get("category", "")
     if "source_x" not in row:
         return ImagePair(source, target, category, row.get("flip", "0") == "1")

@@ -11,6 +11,7 @@ from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelCard, ModelError, find_model, verify
 from tfcorr.semantic.network import SemanticMatchingNetwork, head_from_architecture
 from tfcorr.training.model_folder import write_model
+from tfcorr.weights import load_weights
 
 __all__ = ["SEMANTIC_MATCHING", "SEMANTIC_TEACHER", "LoadedNetwork", "load_network", "save_network"]
 
@@ -64,7 +65,7 @@ def load_network(name_or_folder: str | Path | None = None, *, job: str = SEMANTI
     except (KeyError, TfcorrError, TypeError, ValueError) as error:
         raise ModelError(f"{card.folder / CARD_FILE}: 'architecture' cannot be built: {error}") from error
     try:
-        network.load_weights(card.folder / WEIGHTS_FILE)
+        load_weights(network, card.folder / WEIGHTS_FILE)
     except (KeyError, OSError, ValueError) as error:
         raise ModelError(
             f"{card.folder / WEIGHTS_FILE}: no weights of the architecture in {CARD_FILE}: {error}"
