@@ -15,6 +15,20 @@ from typing import Any
 # run beside the leftovers of the one before.
 _PAUSE_SECONDS = 0.02
 
+# Side of the square matrices whose product gives the machine's float32 peak, and the operations of one.
+_GEMM_SIZE = 2048
+GEMM_FLOPS = 2 * _GEMM_SIZE**3
+
+
+def limit_threads(threads: int | None) -> None:
+    """Sets, before TensorFlow's first computation, how many threads it uses; None: its own choice."""
+    if threads is None:
+        return
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+
 
 def interleaved_times(calls: dict[str, Callable[[], Any]], repeats: int) -> dict[str, list[float]]:
     """Times several callables in rounds, so that other load on the machine hits all of them alike.
@@ -43,6 +57,14 @@ def interleaved_times(calls: dict[str, Callable[[], Any]], repeats: int) -> dict
     return times
 
 
+def gemm() -> Callable[[], Any]:
+    """TensorFlow's product of two float32 matrices, of `GEMM_FLOPS` operations, as a call to be timed."""
+    import tensorflow as tf
+
+    matrix = tf.random.stateless_normal((_GEMM_SIZE, _GEMM_SIZE), seed=(0, 0))
+    return lambda: tf.linalg.matmul(matrix, matrix).numpy()
+
+
 def peak_memory_growth(call: Callable[[], Any]) -> int:
     """Bytes by which the resident memory of this process grows at most while `call` runs.
 
@@ -60,8 +82,13 @@ def peak_memory_growth(call: Callable[[], Any]) -> int:
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, the peak
     before = _life_peak() if before is None else before
     call()
+    return max(peak_memory() - before, 0)
+
+
+def peak_memory() -> int:
+    """Bytes of resident memory at the peak since `peak_memory_growth` was called last: the whole process."""
     peak = _status_bytes("VmHWM")
-    return max((_life_peak() if peak is None else peak) - before, 0)
+    return _life_peak() if peak is None else peak
 
 
 def _return_free_memory() -> None:

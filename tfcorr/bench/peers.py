@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tfcorr.bench.workloads import DEFORM_GROUPS, KERNEL_SIZE, PATCH_SIZE, Case
+from tfcorr.bench.workloads import DEFORM_GROUPS, PATCH_SIZE, Case
 
 # Reference patches that the unfold-and-convolve matcher correlates at a time. The published code takes as
 # many as fit into 2 GiB, which is all of them here; with so many filters PyTorch's convolution is several
@@ -24,7 +24,7 @@ def name(case: Case) -> str | None:
     """What the table calls the peer of a case; None if there is none."""
     if case.op == "match_patches":
         return "PyTorch, unfold and convolve"
-    return None if case.gradients else "ONNX Runtime"
+    return "ONNX Runtime" if case.part == "forward" and case.dtype == "float32" else None
 
 
 def prepare(case: Case, data: dict[str, np.ndarray], threads: int) -> Callable[[], list[np.ndarray]]:
@@ -44,46 +44,68 @@ def prepare(case: Case, data: dict[str, np.ndarray], threads: int) -> Callable[[
 def version(case: Case) -> str:
     """The installed version of the peer's package."""
     if case.op == "match_patches":
-        return _import("torch").__version__
-    return _import("onnxruntime").__version__
+        return package("torch").__version__
+    return package("onnxruntime").__version__
 
 
-def _import(package: str) -> Any:
+def package(name: str) -> Any:
+    """The module of a peer's package; `PeerUnavailableError` where it is not installed."""
     try:
-        return __import__(package)
+        return __import__(name)
     except ImportError as error:
-        raise PeerUnavailableError(
-            f"{package} is not installed ({error}): install the extra `bench`"
-        ) from error
+        raise PeerUnavailableError(f"{name} is not installed ({error}): install the extra `bench`") from error
 
 
 def _prepare_onnxruntime(data: dict[str, np.ndarray], threads: int) -> Callable[[], list[np.ndarray]]:
-    session = _onnxruntime_session(data["kernel"].tobytes(), data["bias"].tobytes(), threads)
+    run = onnxruntime_deform_conv(data["kernel"], data["bias"], DEFORM_GROUPS, threads)
     feeds = {
         input_name: np.ascontiguousarray(data[input_name].transpose(0, 3, 1, 2))
         for input_name in ("x", "offset", "mask")
     }
 
-    return lambda: [session.run(None, feeds)[0].transpose(0, 2, 3, 1)]
+    return lambda: [run(**feeds).transpose(0, 2, 3, 1)]
+
+
+def onnxruntime_deform_conv(
+    kernel: np.ndarray, bias: np.ndarray, groups: int, threads: int
+) -> Callable[..., np.ndarray]:
+    """ONNX Runtime's DeformConv, stride 1 and padded to the size of its input.
+
+    Args:
+        kernel: (3, 3, C, O) float32, and bias (O,): constants of the model.
+        groups: of channels of the input with offsets of their own.
+        threads: that it may use.
+
+    Returns:
+        A function of `x` (1, C, H, W), `offset` (1, groups * 18, H, W) and `mask` (1, groups * 9, H, W),
+        float32 arrays of any one height and width, to (1, O, H, W).
+
+    Raises:
+        PeerUnavailableError: the package is not there, or does not know the operator.
+    """
+    # The same session for any size: the small call that warms up is of use to the large one.
+    session = _onnxruntime_session(kernel.tobytes(), kernel.shape, bias.tobytes(), groups, threads)
+    return lambda x, offset, mask: session.run(None, {"x": x, "offset": offset, "mask": mask})[0]
 
 
 @cache
-def _onnxruntime_session(kernel: bytes, bias: bytes, threads: int):
-    """A session with one DeformConv for maps of any size; the weights are constants of the model."""
-    onnx, onnxruntime = _import("onnx"), _import("onnxruntime")
-    bias_array = np.frombuffer(bias, "float32")
-    channels = len(bias_array)
-    kernel_array = np.frombuffer(kernel, "float32").reshape(KERNEL_SIZE, KERNEL_SIZE, channels, channels)
-    taps = DEFORM_GROUPS * KERNEL_SIZE**2
+def _onnxruntime_session(
+    kernel: bytes, shape: tuple[int, int, int, int], bias: bytes, groups: int, threads: int
+):
+    """A session with one DeformConv for maps of any size."""
+    onnx, onnxruntime = package("onnx"), package("onnxruntime")
+    height, width, channels, outputs = shape
+    taps = groups * height * width
     helper, float_type = onnx.helper, onnx.TensorProto.FLOAT
     node = helper.make_node(
         "DeformConv",
         ["x", "kernel", "offset", "bias", "mask"],
         ["output"],
-        kernel_shape=[KERNEL_SIZE] * 2,
-        pads=[KERNEL_SIZE // 2] * 4,
-        offset_group=DEFORM_GROUPS,
+        kernel_shape=[height, width],
+        pads=[height // 2, width // 2] * 2,
+        offset_group=groups,
     )
+    kernel_array = np.frombuffer(kernel, "float32").reshape(shape)
     graph = helper.make_graph(
         [node],
         "deform_conv2d",
@@ -91,10 +113,10 @@ def _onnxruntime_session(kernel: bytes, bias: bytes, threads: int):
             helper.make_tensor_value_info(input_name, float_type, [1, depth, "height", "width"])
             for input_name, depth in (("x", channels), ("offset", 2 * taps), ("mask", taps))
         ],
-        [helper.make_tensor_value_info("output", float_type, [1, channels, "height", "width"])],
+        [helper.make_tensor_value_info("output", float_type, [1, outputs, "height", "width"])],
         [
             onnx.numpy_helper.from_array(np.ascontiguousarray(kernel_array.transpose(3, 2, 0, 1)), "kernel"),
-            onnx.numpy_helper.from_array(bias_array, "bias"),
+            onnx.numpy_helper.from_array(np.frombuffer(bias, "float32"), "bias"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
@@ -113,7 +135,7 @@ def _onnxruntime_session(kernel: bytes, bias: bytes, threads: int):
 
 
 def _prepare_torch(data: dict[str, np.ndarray], threads: int) -> Callable[[], list[np.ndarray]]:
-    torch = _import("torch")
+    torch = package("torch")
     torch.set_num_threads(threads)
     query, reference = (
         torch.from_numpy(np.ascontiguousarray(data[map_name].transpose(0, 3, 1, 2)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -22,45 +22,61 @@ class DeformCase:
         height, width, channels: of the input and of the output; batch 1.
         offsets: `"local"`, a normal distribution with a deviation of 2 pixels; or `"far"`, where each block
             of 4 x 4 pixels points to a place of its own, anywhere, as the matcher's pre-offsets do.
-        gradients: measure forward and the gradients of all five inputs, not forward alone.
+        part: `"forward"`; `"backward"`, the gradients of all five inputs alone, for a given gradient of the
+            output; or `"both"`.
+        dtype: `"float32"` or `"bfloat16"`, of all but the offsets.
     """
 
     height: int
     width: int
     channels: int
     offsets: str = "local"
-    gradients: bool = False
+    part: str = "forward"
+    dtype: str = "float32"
 
     op = "deform_conv2d"
 
     @property
     def title(self) -> str:
         """What the table calls the case."""
-        return f"1x{self.height}x{self.width}x{self.channels}, {self.offsets} offsets"
+        dtype = "" if self.dtype == "float32" else f", {self.dtype}"
+        return f"1x{self.height}x{self.width}x{self.channels}, {self.offsets} offsets{dtype}"
 
     @property
     def task(self) -> str:
-        """Forward, or forward and gradients."""
-        return "forward and all gradients" if self.gradients else "forward"
+        """What is computed, in words."""
+        return {"backward": "all gradients alone", "both": "forward and all gradients"}.get(
+            self.part, "forward"
+        )
 
     @property
     def flops(self) -> int | None:
         """Floating-point operations of the convolution itself; None with gradients."""
         taps = KERNEL_SIZE**2
-        return None if self.gradients else 2 * self.height * self.width * taps * self.channels**2
+        if self.part != "forward":
+            return None
+        return 2 * self.pixels * taps * self.channels**2
+
+    @property
+    def pixels(self) -> int:
+        """Positions of the output: the size by which costs are compared."""
+        return self.height * self.width
 
     @property
     def output_bytes(self) -> int:
         """Size of what the function returns."""
-        pixels, samples = self.height * self.width, DEFORM_GROUPS * KERNEL_SIZE**2
-        forward = pixels * self.channels
-        kernel = KERNEL_SIZE**2 * self.channels**2
-        gradients = pixels * (self.channels + 3 * samples) + kernel + self.channels
-        return 4 * (forward + (gradients if self.gradients else 0))
+        samples = DEFORM_GROUPS * KERNEL_SIZE**2
+        width = 4 if self.dtype == "float32" else 2
+        forward = width * self.pixels * self.channels
+        gradients = width * (
+            self.pixels * (self.channels + samples) + KERNEL_SIZE**2 * self.channels**2 + self.channels
+        )
+        gradients += 4 * self.pixels * 2 * samples  # offsets are float32 whatever the rest is
+        return forward * (self.part != "backward") + gradients * (self.part != "forward")
 
     def small(self) -> DeformCase:
         """The same case, just large enough to start all threads."""
-        return DeformCase(16, 16, self.channels, self.offsets, self.gradients)
+        return replace(self, height=16, width=16)
 
     def data(self) -> dict[str, np.ndarray]:
         """Random inputs as `tfcorr.ops.deform_conv2d` takes them, float32, always the same."""
@@ -102,6 +118,8 @@ class MatchCase:
 
     op = "match_patches"
     task = "forward"
+    part = "forward"
+    dtype = "float32"
 
     @property
     def title(self) -> str:
@@ -112,7 +130,12 @@ class MatchCase:
     @property
     def flops(self) -> int:
         """Floating-point operations of the pointwise correlations, from which all patches' are summed."""
-        return 2 * (self.height * self.width) ** 2 * self.channels
+        return 2 * self.pixels**2 * self.channels
+
+    @property
+    def pixels(self) -> int:
+        """Cells of each map: the size by which costs are compared."""
+        return self.height * self.width
 
     @property
     def output_bytes(self) -> int:
@@ -153,7 +176,7 @@ def prepare(case: Case, implementation: str, data: dict[str, np.ndarray]) -> Cal
         data: of `case.data()`.
 
     Returns:
-        A function without arguments that computes, waits, and returns the outputs as arrays.
+        A function without arguments that computes, waits, and returns the outputs as float32 arrays.
 
     Raises:
         tfcorr.ops.library.OpsUnavailableError: the compiled op is not there.
@@ -163,24 +186,34 @@ def prepare(case: Case, implementation: str, data: dict[str, np.ndarray]) -> Cal
     from tfcorr.ops import library
 
     library.resolve(case.op, implementation)
-    function = _graph(case.op, implementation, case.channels, getattr(case, "gradients", False))
-    tensors = {name: tf.constant(array) for name, array in data.items()}
-    return lambda: [output.numpy() for output in function(**tensors)]
+    function = _graph(case.op, implementation, case.channels, case.part, case.dtype)
+    dtypes = {name: tf.float32 if name == "offset" else tf.as_dtype(case.dtype) for name in data}
+    tensors = {name: tf.cast(tf.constant(array), dtypes[name]) for name, array in data.items()}
+    return lambda: [_array(output) for output in function(**tensors)]
+
+
+def _array(output: Any) -> np.ndarray:
+    array = output.numpy()
+    return array if array.dtype.kind == "i" else array.astype(np.float32, copy=False)
 
 
 @cache
-def _graph(op: str, implementation: str, channels: int, gradients: bool):
-    """One of tfcorr's functions as a graph for maps of any size: the small call that warms up traces it."""
+def _graph(op: str, implementation: str, channels: int, part: str, dtype: str):
+    """One of tfcorr's functions as a graph for maps of any size: the small call that warms up traces it.
+
+    Of the backward pass alone, the output's gradient is `x`, which is as large; a graph drops the forward
+    operation when nothing asks for its output.
+    """
     import tensorflow as tf
 
     import tfcorr.ops
 
-    def maps(depth):
-        return tf.TensorSpec((1, None, None, depth), tf.float32)
+    def maps(depth, kind=dtype):
+        return tf.TensorSpec((1, None, None, depth), kind)
 
     samples = DEFORM_GROUPS * KERNEL_SIZE**2
-    kernel = tf.TensorSpec((KERNEL_SIZE, KERNEL_SIZE, channels, channels), tf.float32)
-    bias = tf.TensorSpec((channels,), tf.float32)
+    kernel = tf.TensorSpec((KERNEL_SIZE, KERNEL_SIZE, channels, channels), dtype)
+    bias = tf.TensorSpec((channels,), dtype)
 
     @tf.function(input_signature=[maps(channels)] * 2)
     def match(query, reference):
@@ -189,15 +222,18 @@ def _graph(op: str, implementation: str, channels: int, gradients: bool):
         )
         return tuple(matches)
 
-    @tf.function(input_signature=[maps(channels), kernel, maps(2 * samples), maps(samples), bias])
+    @tf.function(input_signature=[maps(channels), kernel, maps(2 * samples, "float32"), maps(samples), bias])
     def deform(x, kernel, offset, mask, bias):
         inputs = (x, kernel, offset, mask, bias)
         with tf.GradientTape(watch_accessed_variables=False) as tape:
-            if gradients:
+            if part != "forward":
                 tape.watch(inputs)
             output = tfcorr.ops.deform_conv2d(
                 *inputs, deform_groups=DEFORM_GROUPS, implementation=implementation
             )
-        return (output, *tape.gradient(output, inputs)) if gradients else (output,)
+        if part == "forward":
+            return (output,)
+        gradients = tape.gradient(output, inputs, output_gradients=x)
+        return gradients if part == "backward" else (output, *gradients)
 
     return match if op == "match_patches" else deform

@@ -1,32 +1,23 @@
-"""What each format and precision of an export costs: file size, time, memory, and decibels lost.
+"""`tfcorr bench export`: what every export of a model costs, in size, time, memory and decibels.
 
-    python -m tfcorr.serving.compare c2-compact --sample docs/sample --representative photos/ --work exports/
-
-Exports the model in every format (those that stand in `--work` already are taken as they are), runs each in a
-process of its own on the sample pairs, and prints a table. A sample is a folder with `low_res.png`,
+Exports the model in every format (those that stand in the work folder already are taken as they are), and
+runs each in a process of its own on the sample pairs. A sample is a folder with `low_res.png`,
 `reference.png` and `ground_truth.png`. Quality is PSNR of the Y channel by the protocol of the literature,
 its loss against the Python prediction in float32.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
-import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from tfcorr.bench.measure import peak_memory_growth
-from tfcorr.cli.arguments import positive_int
+from tfcorr.bench import children
+from tfcorr.bench.export_work import PYTHON
 
-__all__ = ["Contestant", "Measured", "compare", "main"]
-
-PYTHON = "python"
+__all__ = ["Contestant", "Measured", "run", "table"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +68,7 @@ class Measured:
     lost: float
 
 
-def compare(
+def run(
     model: str,
     samples: list[Path],
     work: Path,
@@ -102,6 +93,9 @@ def compare(
         repeats: timed runs of each.
         threads: for each contestant; None: the runtime's choice.
         report: is told what goes on.
+
+    Raises:
+        TfcorrError: a model, a sample or an export cannot be used, or a measuring process failed.
     """
     from tfcorr.imaging import evaluate_pair
     from tfcorr.pretrained import find_model
@@ -122,8 +116,18 @@ def compare(
     for name in [PYTHON, *(c.name for c in chosen)]:
         report(f"running {name}")
         target = f"{PYTHON}:{model}" if name == PYTHON else str(work / name)
-        found = _run_alone(target, inputs, work / "outputs.npz", repeats, threads)
-        with np.load(work / "outputs.npz") as outputs:
+        outputs_file = work / "outputs.npz"
+        found = children.measure(
+            {
+                "kind": "export",
+                "target": target,
+                "inputs": str(inputs),
+                "outputs": str(outputs_file),
+                "repeats": repeats,
+                "threads": threads,
+            }
+        )
+        with np.load(outputs_file) as outputs:
             scores = [
                 evaluate_pair(outputs[f"image{n}"], truth)["psnr_y"] for n, (_, _, truth) in enumerate(pairs)
             ]
@@ -183,106 +187,3 @@ def _read_sample(folder: Path, crop: int | None) -> tuple[np.ndarray, np.ndarray
         lr = lr[top : top + crop, left : left + crop]
         truth = truth[4 * top :, 4 * left :][: 4 * lr.shape[0], : 4 * lr.shape[1]]
     return to_rgb(lr, "low_res.png"), to_rgb(reference, "reference.png"), truth
-
-
-def _run_alone(target: str, inputs: Path, outputs: Path, repeats: int, threads: int | None) -> dict:
-    """Runs one contestant in a fresh process, see :func:`_work`."""
-    command = [sys.executable, "-m", "tfcorr.serving.compare", "--worker", target]
-    command += [str(inputs), str(outputs), str(repeats), str(threads or 0)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{target} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def _work(target: str, inputs: str, outputs: str, repeats: str, threads: str) -> None:
-    """In a process of its own: runs one contestant, and prints its time and memory as JSON."""
-    limit = int(threads) or None
-    if target.startswith(f"{PYTHON}:") or (Path(target) / "saved_model.pb").is_file():
-        import tensorflow as tf
-
-        if limit is not None:
-            tf.config.threading.set_intra_op_parallelism_threads(limit)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-    with np.load(inputs) as stored:
-        arrays = dict(stored)
-    run = None
-
-    def once() -> dict[str, np.ndarray]:
-        nonlocal run
-        run = run or _loaded(target, limit)
-        return {
-            f"image{n}": run(lr=arrays[f"lr{n}"], reference=arrays[f"reference{n}"])["image"]
-            for n in range(len(arrays) // 2)
-        }
-
-    memory = peak_memory_growth(once)
-    images = once()
-    seconds = []
-    for _ in range(int(repeats)):
-        started = time.perf_counter()
-        images = once()
-        seconds.append(time.perf_counter() - started)
-    np.savez(outputs, **images)
-    print(json.dumps({"seconds": statistics.median(seconds), "memory": memory / 1e6}))
-
-
-def _loaded(target: str, threads: int | None):
-    """The contestant as a function, see :data:`tfcorr.serving.runtimes.Run`."""
-    kind, _, model = target.partition(":")
-    if kind == PYTHON:
-        from tfcorr.refsr.predictor import SuperResolver
-
-        upscaler = SuperResolver.from_pretrained(model)
-        return lambda lr, reference: {"image": upscaler.upscale(lr, reference)}
-    if "custom" in target:
-        import tfcorr.ops  # noqa: F401
-    from tfcorr.serving.runtimes import load
-
-    return load(target, threads)
-
-
-def main(argv: list[str] | None = None) -> int:
-    """The command line."""
-    argv = sys.argv[1:] if argv is None else argv
-    if argv[:1] == ["--worker"]:
-        _work(*argv[1:])
-        return 0
-    parser = argparse.ArgumentParser(
-        prog="python -m tfcorr.serving.compare",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="MODEL", help="name or folder of a model")
-    parser.add_argument(
-        "--sample", type=Path, action="append", metavar="DIR", required=True, help="a sample; may be repeated"
-    )
-    parser.add_argument("--work", type=Path, metavar="DIR", required=True, help="folder for the exports")
-    parser.add_argument("--representative", type=Path, metavar="DIR", help="photographs for int8")
-    parser.add_argument("--only", metavar="NAMES", help="contestants, separated by commas")
-    parser.add_argument("--crop", type=positive_int, metavar="N", help="take NxN pixels of each input")
-    parser.add_argument(
-        "--repeats", type=positive_int, default=3, metavar="N", help="timed runs (default: 3)"
-    )
-    parser.add_argument("--threads", type=positive_int, metavar="N", help="threads of each contestant")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to FILE, too")
-    args = parser.parse_args(argv)
-    rows = compare(
-        args.model,
-        args.sample,
-        args.work,
-        representative=args.representative,
-        only=args.only.split(",") if args.only else None,
-        crop=args.crop,
-        repeats=args.repeats,
-        threads=args.threads,
-        report=lambda line: print(line, file=sys.stderr, flush=True),
-    )
-    print(table(rows))
-    if args.json:
-        args.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tfcorr.serving.compare import CONTESTANTS, Measured, main, table
+from tfcorr import cli
+from tfcorr.bench.export import CONTESTANTS, Measured, table
 from tfcorr.serving.export import trial_image
 
 
@@ -36,7 +37,7 @@ def test_comparison(tiny_model_folder, tmp_path, capsys):
         Image.fromarray(picture).save(sample / f"{name}.png")
     options = ["--sample", str(sample), "--work", str(tmp_path / "work"), "--only", "onnx"]
     options += ["--crop", "12", "--repeats", "1", "--threads", "1", "--json", str(tmp_path / "rows.json")]
-    assert main([str(tiny_model_folder), *options]) == 0
+    assert cli.main(["bench", "export", str(tiny_model_folder), *options]) == 0
     assert "| onnx |" in capsys.readouterr().out
     python, onnx = json.loads((tmp_path / "rows.json").read_text())
     assert (python["name"], onnx["name"]) == ("python", "onnx")
