@@ -8,6 +8,7 @@ import shutil
 import keras
 import numpy as np
 import pytest
+from keras.ops import convert_to_numpy
 from killing import each_death
 
 from tfcorr.atomic import WriteError, remove_leftovers
@@ -45,7 +46,9 @@ def save(folder, model, step, **state):
 
 
 def step_of(model):
-    (value,) = {float(v) for variable in model.trainable_variables for v in np.array(variable).ravel()}
+    (value,) = {
+        float(v) for variable in model.trainable_variables for v in convert_to_numpy(variable).ravel()
+    }
     return value
 
 
@@ -102,7 +105,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_good_one(tmp_path, model, kin
     save(tmp_path, model, 7)
     good = (tmp_path / LAST).read_bytes()
     found = []
-    for _ in range(1 if kind in ("zeros", "empty") else 300):
+    for _ in range(1 if kind in ("zeros", "empty") else 100):
         (tmp_path / LAST).write_bytes(good)
         damage(tmp_path / LAST, kind, rng)
         put(model, -1)
@@ -116,7 +119,7 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_good_one(tmp_path, model, kin
             # A bit that carries nothing, such as the date of a part.
             assert (step_of(model), state) == (7, {"step": 7, "config": "c"})
             found.append(False)
-    assert all(found) if kind != "flipped" else sum(found) > 100
+    assert all(found) if kind != "flipped" else sum(found) > 30
 
 
 def test_a_run_goes_on_from_the_newest_that_can_be_read(tmp_path, model):

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras.ops import convert_to_numpy
 
 from tfcorr import atomic
 from tfcorr.atomic import WriteError
@@ -75,7 +76,7 @@ def run(folder, trainer=None, batch=batch, lines=None, every=2, **options):
     )
     report = (lines if lines is not None else []).append
     state = run_fit(trainer, batches_from(batch), settings, folder, config_hash="c", report=report, **options)
-    return [np.array(v) for v in trainer.weights], state
+    return [convert_to_numpy(v) for v in trainer.weights], state
 
 
 @pytest.fixture(scope="module")
