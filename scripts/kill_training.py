@@ -257,6 +257,8 @@ def resumed_at(lines: list[str]) -> str:
             places.append(f"{found[1]}/{found[2]} step {found[3]}")
         elif found := re.match(r"(\S+): finished before", line):
             places.append(f"{Path(found[1]).parent.name} finished")
+    if not places and not any(line.startswith("step ") for line in lines):
+        return "(killed again before it could tell)"
     return ", ".join(places) or "the beginning"
 
 
