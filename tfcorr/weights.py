@@ -10,6 +10,7 @@ import contextlib
 import math
 import os
 import zipfile
+import zlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
 __all__ = ["WeightsError", "check_hdf5", "load_weights", "opened_npz"]
 
 _MOST_OBJECTS = 100_000
+# What reading a damaged archive raises; the last two where it says that it is encrypted, or compressed anew.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)
 # Weights are noise, which no compression halves; arrays of zeros among them may shrink to nothing.
 _MOST_EXPANSION = 20
+_SMALL = 16 << 20
 
 
 class WeightsError(TfcorrError, ValueError):
@@ -108,7 +112,7 @@ def opened_npz(path: str | os.PathLike) -> Iterator[np.lib.npyio.NpzFile]:
         _check_npz(path)
         with np.load(path, allow_pickle=False) as archive:
             yield archive
-    except (zipfile.BadZipFile, EOFError, OSError, NotImplementedError, zipfile.error) as error:
+    except _DAMAGE as error:
         raise WeightsError(f"{path}: not an NPZ file of weights, or damaged ({error})") from error
 
 
@@ -116,7 +120,8 @@ def _check_npz(path: str | os.PathLike) -> None:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
         total = sum(member.file_size for member in members)
-        if total > _MOST_EXPANSION * os.path.getsize(path) or len(members) > _MOST_OBJECTS:
+        room = max(_SMALL, _MOST_EXPANSION * os.path.getsize(path))
+        if total > room or len(members) > _MOST_OBJECTS:
             raise WeightsError(f"{path}: would be {total / 1e6:,.0f} MB unpacked, too much for its size")
         for member in members:
             with archive.open(member) as file:
