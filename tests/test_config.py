@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import os
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from tfcorr.config import (
     parse_config,
     resolve_data_path,
 )
+from tfcorr.config.reading import load_yaml
 from tfcorr.resources import configs_dir
 
 MATCHER = {
@@ -111,6 +113,82 @@ def test_files(tmp_path):
         ConfigError, match=r"nothing: no such configuration; those that ship are: .*matcher_cpu"
     ):
         load_config("nothing")
+
+
+LAUGHS = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (LAUGHS, "aliases stand for more than 20000 values"),
+        ("a: &a [*a]", "aliases stand for more than 20000 values"),
+        ("a: &a {b: *a}", "aliases stand for more than 20000 values"),
+        ("[" * 50_000, "nested too deeply"),
+        ("a: " + "{b: " * 50_000, "nested too deeply"),
+        ("x: [" + "1, " * 30_000 + "1]", "more than 20000 values"),
+        ("stage: matcher\nstage: restorer", "the key 'stage' is there twice"),
+        ("train:\n  steps: 1\n  batch: 2\n  steps: 3", "the key 'steps' is there twice"),
+        ("a: !!python/object/apply:os.system ['touch witness']", "could not determine a constructor"),
+        ("a: !!python/name:os.system", "could not determine a constructor"),
+        ("a: !<tag:yaml.org,2002:python/module:os>", "could not determine a constructor"),
+        ("a: 2024-13-45", "month must be in 1..12"),
+        ("a: " + "9" * 5000, "Exceeds the limit"),
+        ("a: \x00", "special characters are not allowed"),
+        ("? [1]\n: 2", "unhashable key"),
+        ("x" * (2 << 20), "2097152 bytes long, expected at most 1048576"),
+        ("a: 1\n---\na: 2", "single document"),
+    ],
+)
+def test_texts_that_would_do_harm(tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "m.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as error:
+        load_config(path)
+    message = str(error.value)
+    assert message.startswith(f"{path}: not a YAML file: ") and words in message
+    assert "\n" not in message and len(message) < 700
+    assert [file.name for file in tmp_path.iterdir()] == ["m.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (
+            "train.steps=0x" + "f" * 6000,
+            "train.steps: expected a number of at most 64 bits, got a number of th",
+        ),
+        ("train.steps=" + "9" * 400, "train.steps: expected a number of at most 64 bits"),
+        ("loss.margin=" + "9" * 400, "loss.margin: expected a number of at most 64 bits"),
+        ("loss.margin=1e999", "loss.margin: expected a finite number, got inf"),
+        ("name=[" + "a, " * 15_000 + "a]", "name: expected str, got ['a', 'a'"),
+        ("name={a: 1, a: 2}", "the key 'a' is there twice"),
+        ("name=!!python/object/new:os.system [true]", "is not YAML"),
+    ],
+)
+def test_values_that_would_do_harm(override, words):
+    with pytest.raises(ConfigError) as error:
+        matcher(override)
+    assert words in str(error.value) and len(str(error.value)) < 500
+
+
+def test_merged_keys_may_be_set_again(tmp_path):
+    path = tmp_path / "m.yaml"
+    text = "base: &base {steps: 1, batch: 2}\ntrain: {<<: *base, steps: 3}\nother: {<<: *base, batch: 4}"
+    path.write_text(text)
+    assert load_yaml(text)["train"] == {"steps": 3, "batch": 2}
+    assert load_yaml(text)["other"] == {"steps": 1, "batch": 4}
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.yaml")
+    (tmp_path / "circle.yaml").symlink_to("circle.yaml")
+    for place in (tmp_path, tmp_path / "pipe.yaml", tmp_path / "circle.yaml", "/dev/zero", "nul\0.yaml"):
+        with pytest.raises(ConfigError, match="no such configuration"):
+            load_config(place)
 
 
 def test_all_that_ship_are_valid():

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import h5py
 import pytest
 
 import tfcorr.pretrained as pretrained
@@ -12,6 +13,7 @@ from tfcorr.pretrained import (
     load_super_resolution,
     quality_summary,
     read_card,
+    sha256_of,
     verify,
 )
 
@@ -79,6 +81,10 @@ def test_weights_have_to_be_in_the_checksums(folder):
         ("[1]", "expected a JSON object, found list"),
         ("[" * 100_000, "not a model card|not valid JSON"),
         ("{}", "field 'checksums' is missing"),
+        ('{"name": "a", "name": "b"}', "has the key 'name' twice"),
+        ('{"checksums": {"a": "b", "a": "c"}}', "has the key 'a' twice"),
+        ('{"name": ' + "9" * 5000 + "}", "cannot be read: Exceeds the limit"),
+        ('{"name":' * 50_000, "nested too deeply"),
     ],
 )
 def test_cards_that_are_no_cards(folder, text, message):
@@ -110,12 +116,50 @@ def test_card_that_is_no_text(folder):
         ({"default": 1}, "'default' is 1, expected true or false"),
         ({"checksums": {"../weights.h5": "0" * 64}}, "names '../weights.h5', expected the name of a file"),
         ({"checksums": {"model.weights.h5": "abc"}}, "no SHA-256"),
+        *[
+            ({"checksums": {name: "0" * 64}}, "expected the name of a file in this folder")
+            for name in ("", "..", "/etc/passwd", "a/b", "..\\b", "a\0b", "a\nb", "\x1b[2J")
+        ],
+        ({"confidence_threshold": 10**400}, "'confidence_threshold' is 1000"),
+        ({"name": "two\nlines"}, "'name' has control characters"),
+        ({"licence": "\x1b]0;title\x07"}, "'licence' has control characters"),
+        ({"job": "\ud800"}, "'job' has control characters"),
+        ({"architecture": {"dtype": {"class_name": "Lambda", "module": "os"}}}, "has the key 'class_name'"),
+        ({"architecture": {"backbone": {"weights": "imagenet"}}}, "has the key 'weights'"),
+        ({"architecture": {"a b": 1}}, "has the key 'a b'"),
+        ({"architecture": {"backbone": {"name": "keras_cv:hf://someone/model"}}}, "names 'keras_cv:hf"),
+        ({"architecture": {"backbone": {"name": "../../model"}}}, "names '../../model'"),
+        ({"architecture": {"restorer": {"features": 1 << 40}}}, "has a number beyond 1,048,576"),
+        ({"architecture": {"restorer": {"features": 10**400}}}, "has a number beyond 1,048,576"),
+        ({"architecture": {"restorer": {"features": float("nan")}}}, "or one that is none"),
+        ({"architecture": {"blocks": [[1] * 50] * 50}}, "has more than 2000 parts"),
     ],
 )
 def test_fields_of_the_wrong_kind(folder, changes, message):
     edit(folder, **changes)
     with pytest.raises(ModelError, match=message):
         read_card(folder)
+
+
+def test_weights_that_are_none_are_refused_though_the_checksum_agrees(folder):
+    """Whoever exchanges the weights exchanges the card as well: then the file itself has to hold."""
+    weights = folder / "model.weights.h5"
+    outside = folder.parent / "outside.h5"
+    shutil.copy(weights, outside)
+    for fill, words in (
+        (lambda file: file.__setitem__("layers", h5py.ExternalLink("../outside.h5", "/layers")), "a link"),
+        (lambda file: file.create_dataset("a", (1 << 40,), "f4", chunks=(1024,)), "more bytes than the file"),
+    ):
+        with h5py.File(weights, "w") as file:
+            fill(file)
+        edit(folder, checksums={"model.weights.h5": sha256_of(weights)})
+        with pytest.raises(ModelError, match=rf"model\.weights\.h5: no weights of .*{words}") as error:
+            load_super_resolution(folder)
+        assert "\n" not in str(error.value)
+    weights.write_bytes(b"cos\nsystem\n(S'touch witness'\ntR.")
+    edit(folder, checksums={"model.weights.h5": sha256_of(weights)})
+    with pytest.raises(ModelError, match="not an HDF5 file"):
+        load_super_resolution(folder)
 
 
 def test_architecture_that_cannot_be_built(folder):

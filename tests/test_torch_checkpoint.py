@@ -169,3 +169,54 @@ def test_a_node_that_holds_itself(tmp_path):
     checkpoints.write(tmp_path / "weights.pth", checkpoints.program(body), [])
     with pytest.raises(CheckpointFileError, match="RecursionError"):
         read_checkpoint(tmp_path / "weights.pth")
+
+
+def test_compressed_pickles_are_refused(tmp_path):
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("w/data.pkl", pickle.dumps("x" * (1 << 20)))
+    with pytest.raises(CheckpointFileError, match=r"w/data\.pkl is compressed"):
+        read_checkpoint(path)
+
+
+def test_entries_on_top_of_each_other(tmp_path):
+    """An archive whose entries are all the same bytes would be a thousand times as large in memory."""
+    path = tmp_path / "weights.pth"
+    checkpoints.save(path, {"a": np.zeros(50_000, np.float32), "b": np.zeros(50_000, np.float32)})
+    with zipfile.ZipFile(path) as archive:
+        places = {entry.filename: entry.header_offset for entry in archive.infolist()}
+    data = bytearray(path.read_bytes())
+    # The directory's entry of the second storage is led to the first one, and the second one is cut out.
+    first, second = places["weights/data/0"], places["weights/data/1"]
+    at = data.rindex(b"weights/data/1") - 4
+    assert int.from_bytes(data[at : at + 4], "little") == second
+    data[at : at + 4] = first.to_bytes(4, "little")
+    gap = places["weights/version"] - second
+    end = data.rindex(b"PK\5\6")
+    start = int.from_bytes(data[end + 16 : end + 20], "little")
+    data[end + 16 : end + 20] = (start - gap).to_bytes(4, "little")
+    at = data.rindex(b"weights/version") - 4
+    data[at : at + 4] = second.to_bytes(4, "little")
+    del data[second : second + gap]
+    path.write_bytes(data)
+    with pytest.raises(CheckpointFileError, match="more bytes together than the file"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (pickle.NONE + pickle.LONG_BINPUT + b"\xff\xff\xff\x7f", "keeps more values than it has"),
+        (pickle.NONE + pickle.PUT + b"99999999999\n", "keeps more values than it has"),
+        (pickle.FRAME + b"\xff\xff\xff\xff\xff\xff\xff\x7f" + pickle.NONE, "a pickle of more than"),
+        (pickle.BINUNICODE8 + b"\xff\xff\xff\xff\xff\xff\xff\x7f" + b"x", "damaged"),
+        (pickle.BINBYTES8 + b"\0\0\0\0\xff\0\0\0" + b"x", "damaged"),
+        (pickle.BYTEARRAY8 + b"\0\0\0\0\xff\0\0\0" + b"x", "damaged"),
+        (pickle.LONG4 + b"\xff\xff\xff\x7f" + b"x", "damaged"),
+    ],
+)
+def test_pickles_that_ask_for_memory_by_a_number(tmp_path, legacy, body, words):
+    path = tmp_path / "weights.pth"
+    checkpoints.write(path, checkpoints.program(body), [], legacy=legacy)
+    with pytest.raises(CheckpointFileError, match=words):
+        read_checkpoint(path)
