@@ -270,7 +270,9 @@ def arrays_of(folder: Path) -> dict[str, np.ndarray]:
     for path in sorted(folder.rglob("last.npz")):
         with np.load(path) as archive:
             name = path.relative_to(folder)
-            found.update({f"{name}:{key}": archive[key] for key in archive.files if key != "state"})
+            found.update(
+                {f"{name}:{_numbered(key)}": archive[key] for key in archive.files if key != "state"}
+            )
     for path in sorted(folder.rglob("*.weights.h5")):
         with h5py.File(path) as file:
             file.visititems(
@@ -283,6 +285,12 @@ def arrays_of(folder: Path) -> dict[str, np.ndarray]:
     for path in sorted(folder.rglob("variance-*.npy")):
         found[f"{path.relative_to(folder)}"] = np.load(path)
     return found
+
+
+def _numbered(key: str) -> str:
+    """A variable's kind, number and last word: Keras counts optimisers a process, which changes the rest."""
+    kind, number, *path = key.split("/")
+    return f"{kind}/{number}/{path[-1].rpartition('_')[2]}"
 
 
 def differing(one: Path, other: Path) -> list[str]:
