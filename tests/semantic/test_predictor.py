@@ -232,7 +232,13 @@ def test_wrong_calls_say_so_in_one_line(call, tmp_path, capsys, words, status, m
         ("a,b\n1,2\n", "expected a header line with the columns x and y"),
         ("x,y\n", "has no points"),
         ("x,y\n1,two\n", "line 2: x is '1', y is 'two', expected numbers"),
-        ("x,y\n1\n", "line 2: x is '1', y is None, expected numbers"),
+        ("x,y\n1\n", "line 2: not as many values as the header has columns"),
+        ("x,y\n1e999,2\n", "line 2: x is '1e999', y is '2', expected numbers"),
+        ("x,y\nnan,2\n", "line 2: x is 'nan', y is '2', expected numbers"),
+        ("x,y\n1," + "2" * 200_000 + "\n", "not a CSV file (field larger than field limit"),
+        ("x,y\n1," + "x" * 100_000 + "\n", "line 2: x is '1', y is 'xxxxx"),
+        ("x" * (2 << 20), "has a line of more than 1,048,576 characters"),
+        ("x,y\n\x1b[2J,2\n", "line 2: x is '\\x1b[2J', y is '2', expected numbers"),
         ("x,y\n1,2,3\n", "line 2: more values than the header has columns"),
         ("x,y\n500,2\n", "point 0 is at (500, 2), outside of the source (80 x 60 pixels)"),
     ],
@@ -241,5 +247,6 @@ def test_points_files_that_cannot_be_used(call, tmp_path, capsys, text, message)
     (tmp_path / "in.csv").write_text(text)
     words = ("--output", "f.npz", "--points", "in.csv", "--points-output", "out.csv")
     assert call("one.png", "other.png", *words) == 1
-    assert message in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert message in told and told.count("\n") == 1 and told[:-1].isprintable() and len(told) < 500
     assert not (tmp_path / "f.npz").exists() and not (tmp_path / "out.csv").exists()
