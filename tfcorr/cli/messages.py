@@ -9,17 +9,12 @@ from collections.abc import Iterator
 
 from tfcorr.quiet import standard_error_turned_away
 
-__all__ = ["ProgressBar", "describe", "start_tensorflow"]
+__all__ = ["ProgressBar", "describe", "printable", "start_tensorflow"]
 
 
 def describe(error: BaseException) -> str:
-    """Returns one line for an error: its own message where tfcorr raised it, else its type too.
-
-    What is not printable, such as the escape sequences of a terminal in a file's name, is written out.
-    """
-    message = " ".join(str(error).split())
-    if not message.isprintable():
-        message = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
+    """Returns one printable line for an error: its own message where tfcorr raised it, else its type too."""
+    message = printable(" ".join(str(error).split()))
     if type(error).__module__.startswith("tfcorr."):
         return message
     if isinstance(error, OSError) and error.strerror:
@@ -29,6 +24,14 @@ def describe(error: BaseException) -> str:
     if len(message) > 300:
         message = message[:300] + " ..."
     return f"{type(error).__name__}: {message} (TFCORR_DEBUG=1 shows where)"
+
+
+def printable(text: str) -> str:
+    """Returns a text whose line breaks and escape sequences, as in the names of files, are spelt out."""
+    if text.isprintable():
+        return text
+    shown = (c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown)
 
 
 class ProgressBar:

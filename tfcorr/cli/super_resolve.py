@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from tfcorr.atomic import WriteError, remove_leftovers
 from tfcorr.cli.arguments import byte_count, output_size, positive_int, scale_factor
-from tfcorr.cli.messages import ProgressBar, describe, start_tensorflow
+from tfcorr.cli.messages import ProgressBar, describe, printable, start_tensorflow
 from tfcorr.cli.references import MOST_FROM_FOLDER, GivenReferences
 from tfcorr.errors import UsageError
+from tfcorr.paths import real_path
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,11 +159,11 @@ def _plan_figures(args: argparse.Namespace, jobs: list[Job]) -> list[Path | None
         places = [figure / job.target.relative_to(base).with_suffix(".png") for job in jobs]
     else:
         places = [figure if is_file else figure / f"{jobs[0].target.stem}.png"]
-    taken = {path.resolve() for job in jobs for path in (job.source, job.target)}
+    taken = {real_path(path) for job in jobs for path in (job.source, job.target)}
     for place in places:
-        if place.resolve() in taken:
+        if real_path(place) in taken:
             raise UsageError(f"--figure: {place} is an input or an output; choose another place")
-    if len({place.resolve() for place in places}) < len(places):
+    if len({real_path(place) for place in places}) < len(places):
         raise UsageError("--figure: two of the figures would have one name; call the command for each")
     return places
 
@@ -240,6 +241,8 @@ class _Batch:
         self, upscaler: SuperResolver, references: GivenReferences, job: Job, figure: Path | None
     ) -> _Outcome:
         """Upscales one image; whatever is wrong with it becomes its outcome."""
+        from tfcorr.imaging import ImageError
+
         try:
             return self._upscale(upscaler, references, job, figure)
         except Exception as error:  # whatever it is, the rest of the batch goes on
@@ -248,7 +251,8 @@ class _Batch:
             cause = error.__cause__ if isinstance(error.__cause__, WriteError) else error
             self._is_full = isinstance(cause, WriteError) and cause.is_full
             message = describe(error)
-            if not message.startswith((str(job.source), str(job.target), str(figure))):
+            named = isinstance(error, ImageError)
+            if not named and not message.startswith((str(job.source), str(job.target), str(figure))):
                 message = f"{job.source}: {message}"
             return _failed(job, message)
 
@@ -296,16 +300,16 @@ class _Batch:
     def _tell(self, outcome: _Outcome) -> None:
         with self._bar.cleared():
             if outcome.status == "failed":
-                print(f"tfcorr: {outcome.message}", file=sys.stderr)
+                print(f"tfcorr: {printable(outcome.message)}", file=sys.stderr)
             elif not self._args.quiet and not self._args.json:
-                print(outcome.message, flush=True)
+                print(printable(outcome.message), flush=True)
         self._warn([f"{outcome.job.source}: {note}" for note in outcome.notes])
 
     def _warn(self, messages: Iterable[str]) -> None:
         if not self._args.quiet:
             with self._bar.cleared():
                 for message in messages:
-                    print(f"tfcorr: {message}", file=sys.stderr)
+                    print(f"tfcorr: {printable(message)}", file=sys.stderr)
 
 
 def _load(args: argparse.Namespace) -> SuperResolver:
