@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import os
 import resource
@@ -19,7 +20,7 @@ from tfcorr.imaging.files import MAX_PIXELS
 
 MEGABYTE = 1 << 20
 #: What reading may add to the memory: so much, and so much for each pixel that the file really has.
-ROOM, ROOM_A_PIXEL = 96 * MEGABYTE, 40
+ROOM, ROOM_A_PIXEL = 96 * MEGABYTE, 70
 #: What keeps a bomb that does go off from taking the machine along.
 FUSE = 3 << 30
 
@@ -140,6 +141,9 @@ def _shortened(sentence: str, path: Path | str) -> str:
 def _memory() -> Iterator[list[int]]:
     """Afterwards holds the bytes by which the memory of the process rose meanwhile; empty if not told."""
     rise: list[int] = []
+    # What was freed before would hide what is asked for now.
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).malloc_trim(0)
     try:
         before = _status("VmRSS")
         # Linux: sets the peak back to the present size.

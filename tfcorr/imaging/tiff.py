@@ -37,6 +37,7 @@ _UINT, _FLOAT, _UNDEFINED = 1, 3, 4
 _PREMULTIPLIED, _STRAIGHT = 1, 2
 _STRIP_BYTES = 1 << 18
 _MOST_SAMPLES = 64
+_ROWS_AT_ONCE = 64
 _LARGEST = (1 << 32) - (1 << 20)
 
 
@@ -334,9 +335,14 @@ def _inflate(data: bytes, header: Header) -> np.ndarray | None:
 def _divided(pixels: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Undoes the multiplication of colours by alpha; what is fully transparent becomes black."""
     peak = 65535 if pixels.dtype == np.uint16 else 1.0
-    share = alpha[..., None].astype(np.float64) / peak
-    with np.errstate(all="ignore"):  # what is not finite is told by the caller
-        straight = np.divide(pixels, share, out=np.zeros(pixels.shape), where=share > 0)
-    if pixels.dtype == np.uint16:
-        straight = np.rint(straight)
-    return np.minimum(straight, peak).astype(pixels.dtype)
+    result = np.empty_like(pixels)
+    # In float64, a few rows at a time: all of them would be many times as large as the file.
+    for first in range(0, len(pixels), _ROWS_AT_ONCE):
+        part = slice(first, first + _ROWS_AT_ONCE)
+        share = alpha[part, :, None].astype(np.float64) / peak
+        with np.errstate(all="ignore"):  # what is not finite is told by the caller
+            straight = np.divide(pixels[part], share, out=np.zeros(pixels[part].shape), where=share > 0)
+            if pixels.dtype == np.uint16:
+                straight = np.rint(straight)
+            result[part] = np.minimum(straight, peak)
+    return result
