@@ -88,7 +88,7 @@ def semantic_config(steps: int) -> dict:
         },
         "student": {
             "train": {**_TRAIN, "steps": steps, "seed": 11, "checkpoint_every": 4},
-            "from_teacher": True,
+            "from_teacher": 1.0,
             "steps_per_round": 5,
         },
         "validation": {"source": {"images": ["photos"]}, "count": 2, "every": 10},

@@ -176,7 +176,7 @@ def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_pat
             "cache_features": True,
             "teacher.synthetic": {"source": {"images": ["photos"]}, "pool": 3},
             "student.directions": ["t2s", "s2t"],
-            "student.from_teacher": True,
+            "student.from_teacher": 1.0,
             "evaluation.methods": ["model", "teacher", "average", "untrained", "identity"],
         },
     )

@@ -169,7 +169,7 @@ class StudentStage:
     one pass over the pairs. ``flip`` mirrors half of the pairs; ``jitter`` changes their colours and
     ``affine`` warps the source (as `Warps.affine`; direction t2s only), both not with cached features.
     ``model`` goes to `tfcorr.semantic.network.MatchingHead`; ``from_teacher`` starts from the teacher's
-    adaptation layers instead of random ones."""
+    adaptation layers instead of random ones; what they add to the backbone's features is multiplied by it."""
 
     train: Training
     model: dict[str, Any] = field(default_factory=dict)
@@ -179,7 +179,7 @@ class StudentStage:
     flip: bool = True
     jitter: ColourJitter | None = None
     affine: float = at_least(0.0, 0.0)
-    from_teacher: bool = False
+    from_teacher: float = at_least(0.0, 0.0)
 
 
 @dataclass(frozen=True)

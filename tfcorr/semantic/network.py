@@ -93,6 +93,13 @@ class Adaptation(keras.layers.Layer):
             features = features + ops.relu(norm(conv(features), training=training))
         return features
 
+    def scale_residuals(self, factor: float) -> None:
+        """Multiplies what the layers add to the features by a factor, at least 0."""
+        for _, norm in self.layers_of_blocks:
+            # ReLU lets a positive factor through.
+            norm.gamma.assign(factor * norm.gamma)
+            norm.beta.assign(factor * norm.beta)
+
     def compute_output_shape(self, input_shape):
         return (*input_shape[:-1], self.width or input_shape[-1])
 

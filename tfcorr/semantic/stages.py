@@ -431,7 +431,8 @@ class _Regime:
         head = self._head(MatchingHead, stage, "student")
         network = self._network(head, cached)
         if stage.from_teacher:
-            _copy_adaptation(load_network(self._teacher_folder, job=SEMANTIC_TEACHER), head)
+            teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER)
+            _copy_adaptation(teacher, head, stage.from_teacher)
         store = VarianceStore(
             self.run / "variance", len(inputs.pairs), (len(stage.directions), *self.grid, 2)
         )
@@ -506,7 +507,7 @@ def _compiled(network: SemanticMatchingNetwork, samples: int) -> Callable[..., d
     return flows
 
 
-def _copy_adaptation(teacher: LoadedNetwork, head: Head) -> None:
+def _copy_adaptation(teacher: LoadedNetwork, head: Head, share: float) -> None:
     for level, layer in head.adaptations.items():
         try:
             layer.set_weights(teacher.network.head.adaptations[level].get_weights())
@@ -514,3 +515,4 @@ def _copy_adaptation(teacher: LoadedNetwork, head: Head) -> None:
             raise TfcorrError(
                 f"student.from_teacher: the teacher's layers have other sizes: {error}"
             ) from error
+        layer.scale_residuals(share)
