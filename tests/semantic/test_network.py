@@ -11,6 +11,7 @@ from conftest import hwio, nhwc
 from tfcorr.semantic.losses import flow_loss, smoothness_loss
 from tfcorr.semantic.matching import identity_grid, warp_flow
 from tfcorr.semantic.network import (
+    Adaptation,
     MatchingHead,
     SemanticMatchingNetwork,
     full_resolution,
@@ -258,3 +259,14 @@ def test_network_from_images_and_from_features():
     np.testing.assert_allclose(numpy(full["flow_s2t"])[:, ::95, ::63], numpy(whole["flow_s2t"])[:, ::5, ::3])
     with pytest.raises(ValueError, match="this network has no backbone"):
         SemanticMatchingNetwork(network.head)({"source": images[0], "target": images[1]})
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
+def test_a_share_of_what_the_layers_add(factor):
+    keras.utils.set_random_seed(4)
+    layer = Adaptation(3, blocks=1)
+    features = np.random.default_rng(0).normal(size=(2, 5, 6, 4)).astype(np.float32)
+    added = numpy(layer(features)) - features
+    assert added.max() > 0.1
+    layer.scale_residuals(factor)
+    np.testing.assert_allclose(numpy(layer(features)), features + factor * added, atol=1e-6)
