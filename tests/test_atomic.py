@@ -162,6 +162,10 @@ def test_rights_and_links(tmp_path):
     (tmp_path / "plain").chmod(0o640)
     write_bytes(tmp_path / "plain", b"2")
     assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o640
+    # The rights to the folder decide, as for any rename.
+    (tmp_path / "plain").chmod(0o444)
+    write_bytes(tmp_path / "plain", b"3")
+    assert stat.S_IMODE((tmp_path / "plain").stat().st_mode) == 0o444
     with replacing(tmp_path / "program") as part:
         part.chmod(0o755)
     assert stat.S_IMODE((tmp_path / "program").stat().st_mode) == 0o755
@@ -229,7 +233,7 @@ def test_a_line_stands_alone(tmp_path):
 
 
 def test_leftovers_of_others_are_left_until_they_are_old(tmp_path):
-    for name in (".tfcorr-1.part", ".tfcorr-2.part.weights.h5", "mine.part"):
+    for name in (".tfcorr-1.part", ".tfcorr-2.part", "mine.part"):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / ".tfcorr-3.part" / "sub").mkdir(parents=True)
     assert remove_leftovers(tmp_path) == 0

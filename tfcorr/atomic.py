@@ -32,7 +32,7 @@ __all__ = [
     "write_text",
 ]
 
-LEFTOVERS = ".tfcorr-*.part*"
+LEFTOVERS = ".tfcorr-*.part"
 """What a killed process may leave beside its outputs."""
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
@@ -83,19 +83,17 @@ def replacing(
     *,
     overwrite: bool = True,
     previous: str | os.PathLike | None = None,
-    suffix: str = "",
 ) -> Iterator[Path]:
     """Gives an empty file to write to, which takes its place at the end unless an error is raised.
 
-    A symbolic link is followed, so that it still points to the file afterwards. Rights are those of the file
-    that is replaced, or of any new file.
+    A symbolic link is followed, so that it still points to the file afterwards. Rights are those that the
+    block gives to the file, else those of the file that is replaced, else those of any new file.
 
     Args:
         path: the target; its folder exists.
         overwrite: whether a file that is there may be replaced.
         previous: where the file that is replaced goes, on the same file system; None removes it. If the
             process is killed between these two renames, the target is missing and `previous` is whole.
-        suffix: an ending of the given file's name that its writer insists on.
 
     Raises:
         WriteError: the file cannot be written, or is there and is not to be overwritten; or, within the
@@ -103,10 +101,9 @@ def replacing(
     """
     target = Path(os.path.realpath(path))
     try:
-        mode = stat.S_IMODE(target.stat().st_mode) if _is_replaceable(path, target) else None
-        part = _new_file(target.parent, suffix)
-        if mode is not None:
-            os.chmod(part, mode)
+        mode = _mode(target) if _is_replaceable(path, target) else None
+        part = _new_file(target.parent)
+        new = _mode(part)
     except OSError as error:
         raise WriteError.of(path, error) from error
     try:
@@ -118,6 +115,8 @@ def replacing(
             raise WriteError.of(path, error) from error
         try:
             _synchronise(part)
+            if mode is not None and _mode(part) == new:
+                os.chmod(part, mode)
             if not overwrite and target.exists():
                 raise WriteError(path, "is there already and is not to be overwritten", errno.EEXIST)
             if previous is not None and target.exists():
@@ -141,14 +140,19 @@ def _is_replaceable(path: str | os.PathLike, target: Path) -> bool:
     return True
 
 
-def _new_file(folder: Path, suffix: str) -> Path:
-    part = folder / f".tfcorr-{secrets.token_hex(8)}.part{suffix}"
+def _mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def _new_file(folder: Path) -> Path:
+    part = folder / f".tfcorr-{secrets.token_hex(8)}.part"
     os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     return part
 
 
 def _synchronise(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDWR)
+    # Windows synchronises only what could be written to.
+    descriptor = os.open(path, os.O_RDONLY if os.name == "posix" else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:
