@@ -17,6 +17,7 @@ from tfcorr.imaging import png, read_image
 
 
 def damaged() -> Iterator[Case]:
+    """Every kind of file cut off, with flipped bits, and with holes."""
     limit = MEGABYTE
     for name, content in good_files().items():
         suffix = os.path.splitext(name)[1]

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import file_corpus
@@ -127,3 +128,22 @@ def test_through_the_command_line(tiny_model_folder, tmp_path):
     assert sorted(path.name for path in output.iterdir()) == ["good.png", "line.png"]
     assert read_image(output / "good.png").pixels.shape == (44, 56, 3)
     assert read_image(output / "line.png").pixels.shape == (4, 36, 3)
+
+
+def test_limits_of_several_threads(tmp_path):
+    """Pillow's limit belongs to the whole process: one thread's must not be taken for another's."""
+    for name in ("a.png", "a.tif", "b.tif"):
+        options = {"compression": "tiff_lzw"} if name == "b.tif" else {}
+        Image.fromarray(smooth(60, 50)).save(tmp_path / name, **options)
+
+    def read(number: int) -> bool:
+        path = tmp_path / ("a.png", "a.tif", "b.tif")[number % 3]
+        try:
+            return read_image(path, max_pixels=100 if number % 2 else 3000).height == 60 and not number % 2
+        except ImageError as error:
+            return bool(number % 2) and "at most 0.0 million" in str(error)
+
+    before = Image.MAX_IMAGE_PIXELS
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(read, range(600)))
+    assert before == Image.MAX_IMAGE_PIXELS

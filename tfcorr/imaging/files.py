@@ -225,7 +225,7 @@ def _damaged(path: Path, what: str, error: Exception) -> ImageError:
 
 
 @contextlib.contextmanager
-def _pillow_limited(path: Path, max_pixels: int) -> Iterator[None]:
+def _pillow_limited(max_pixels: int) -> Iterator[None]:
     """Gives Pillow our limit of pixels for whatever it makes room for, and keeps its warnings to itself.
 
     The settings belong to the whole process, hence the lock.
@@ -238,8 +238,6 @@ def _pillow_limited(path: Path, max_pixels: int) -> Iterator[None]:
         disabled, TiffImagePlugin.logger.disabled = TiffImagePlugin.logger.disabled, True
         try:
             yield
-        except Image.DecompressionBombError as error:
-            raise ImageError(path, f"has a part of too many pixels; {_accepted(max_pixels)}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = before
             TiffImagePlugin.logger.disabled = disabled
@@ -247,15 +245,19 @@ def _pillow_limited(path: Path, max_pixels: int) -> Iterator[None]:
 
 def _open_with_pillow(path: Path, file: BinaryIO, kind: str, max_pixels: int) -> Image.Image:
     """Parses the header of a file, and no more."""
-    with _pillow_limited(path, max_pixels):
+    with _pillow_limited(max_pixels):
         try:
             image = Image.open(file, formats=[kind])
-        except Image.DecompressionBombError:
-            raise
+        except Image.DecompressionBombError as error:
+            raise _large_part(path, max_pixels) from error
         except Exception as error:  # plugins raise whatever parsing hostile bytes leads to
             raise _broken_header(path, kind, error) from error
     _check_size(path, *image.size, max_pixels)
     return image
+
+
+def _large_part(path: Path, max_pixels: int) -> ImageError:
+    return ImageError(path, f"has a part of too many pixels; {_accepted(max_pixels)}")
 
 
 def _broken_header(path: Path, kind: str, error: Exception) -> ImageError:
@@ -265,23 +267,21 @@ def _broken_header(path: Path, kind: str, error: Exception) -> ImageError:
 
 
 def _load(path: Path, image: Image.Image, max_pixels: int) -> None:
-    limit = Image.MAX_IMAGE_PIXELS
-    # Pillow's TIFF reader looks at the limit once more; the lock is taken only where that matters.
-    needed = limit and image.width * image.height > limit
-    with _pillow_limited(path, max_pixels) if needed else contextlib.nullcontext():
+    # Pillow's TIFF reader looks at the limit once more, which may be another thread's.
+    with _pillow_limited(max_pixels) if image.format == "TIFF" else contextlib.nullcontext():
         try:
             image.load()
-        except Image.DecompressionBombError:
-            raise
+        except Image.DecompressionBombError as error:
+            raise _large_part(path, max_pixels) from error
         except Exception as error:  # as above
             raise _damaged(path, "its image data", error) from error
     # Frames of some formats may be larger than the header said.
     _check_size(path, *image.size, max_pixels)
 
 
-def _is_animated(path: Path, image: Image.Image, max_pixels: int) -> bool:
+def _is_animated(image: Image.Image, max_pixels: int) -> bool:
     """Whether there is a second frame; the first one has been loaded."""
-    with _pillow_limited(path, max_pixels):
+    with _pillow_limited(max_pixels):
         try:
             # The further pictures of a phone's MPO file are previews and depth maps.
             return bool(getattr(image, "is_animated", False)) and image.format != "MPO"
@@ -302,7 +302,7 @@ def _read_other(path: Path, file: BinaryIO, kind: str, start: bytes, max_pixels:
     image = _open_with_pillow(path, file, kind, max_pixels)
     notes: list[str] = []
     _load(path, image, max_pixels)
-    if _is_animated(path, image, max_pixels):
+    if _is_animated(image, max_pixels):
         notes.append("animated: only the first frame is used")
 
     info = image.info
@@ -325,7 +325,7 @@ def _read_other(path: Path, file: BinaryIO, kind: str, start: bytes, max_pixels:
 def _read_tiff(path: Path, data: bytes, max_pixels: int) -> Picture:
     if not exif_block.is_modest(data):
         raise ImageError(path, "is damaged: its TIFF header counts more than there is")
-    with _pillow_limited(path, max_pixels):
+    with _pillow_limited(max_pixels):
         try:
             header = tiff.read_header(io.BytesIO(data))
         except Exception as error:  # plugins raise whatever parsing hostile bytes leads to
