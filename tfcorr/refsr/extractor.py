@@ -163,9 +163,9 @@ def _from_npz(path: str) -> dict[str, list[np.ndarray]]:
 
 def _from_keras_applications(source: str, architecture: str) -> dict[str, list[np.ndarray]]:
     build = {"vgg16": keras.applications.VGG16, "vgg19": keras.applications.VGG19}[architecture]
-    if source != "imagenet":
-        check_hdf5(source)
     try:
+        if source != "imagenet":
+            check_hdf5(source)
         vgg = build(include_top=False, weights=source)
     except Exception as error:  # Whatever Keras' downloader met: URL, socket, checksum or HDF5 errors.
         raise RuntimeError(
