@@ -222,6 +222,39 @@ def test_references_are_prepared_once(upscaler, monkeypatch):
     assert len(calls) == 2
 
 
+def test_an_index_is_made_once_for_a_reference(upscaler, monkeypatch):
+    made = []
+    index = predictor_module.ReferenceIndex
+    monkeypatch.setattr(
+        predictor_module, "ReferenceIndex", lambda *args, **kwargs: made.append(1) or index(*args, **kwargs)
+    )
+    coarse = SuperResolver(upscaler.model, memory=10**9, matching="coarse_to_fine")
+    references = [texture(60, 70, seed=1), texture(40, 90, seed=2)]
+    for seed in range(2):
+        image = texture(20, 17, seed=seed)
+        found = coarse.upscale(image, references, details=True)
+        exact = upscaler.upscale(image, references, details=True)
+        same = (found.correspondence == exact.correspondence).all(axis=-1)
+        assert same.mean() > 0.9
+        assert np.abs(found.confidence - exact.confidence).max() < 0.05
+    assert len(made) == 2
+
+
+def test_large_images_are_matched_coarse_to_fine(upscaler, monkeypatch):
+    def searches(matching, pairs):
+        monkeypatch.setattr(predictor_module, "WORTHWHILE_PAIRS", pairs)
+        used = SuperResolver(upscaler.model, memory=10**9, matching=matching)
+        prepared = used.prepare(texture(40, 48, seed=1))
+        used.upscale(texture(10, 11), prepared)
+        return len(prepared.indexes)
+
+    pairs = 8 * 9 * 8 * 10  # of patches of the input and of the reference's 10x12 cells
+    assert searches("auto", pairs + 1) == 0
+    assert searches("auto", pairs) == 1
+    assert searches("exact", 1) == 0
+    assert searches("coarse_to_fine", pairs + 1) == 1
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="traces are TensorFlow's")
 def test_other_sizes_do_not_trace_again(tiny_model_folder):
     upscaler = SuperResolver.from_pretrained(tiny_model_folder)
@@ -290,6 +323,8 @@ def test_unusable_arguments_are_refused(upscaler, tiny_model_folder):
         SuperResolver(upscaler.model, memory=-1)
     with pytest.raises(InputError, match="confidence_threshold is 2"):
         SuperResolver(upscaler.model, confidence_threshold=2)
+    with pytest.raises(InputError, match="matching is 'near', expected one of auto, exact, coarse_to_fine"):
+        SuperResolver(upscaler.model, matching="near")
     with pytest.raises(InputError, match="precision is 'float16'"):
         SuperResolver.from_pretrained(tiny_model_folder, precision="float16")
     with pytest.raises(InputError, match="threads is 0"):

@@ -125,6 +125,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "free, at most 4GB)",
     )
     group.add_argument(
+        "--matching",
+        choices=("auto", "exact", "coarse-to-fine"),
+        default="auto",
+        help="compare all patches, or candidates alone, which is many times as fast for images of megapixels "
+        "(default: by size)",
+    )
+    group.add_argument(
         "--self-ensemble",
         action="store_true",
         help="average over flips and rotations: better, 8 times slower",
@@ -322,6 +329,7 @@ def _load(args: argparse.Namespace) -> SuperResolver:
         threads=args.threads,
         memory=args.memory,
         self_ensemble=args.self_ensemble,
+        matching=args.matching.replace("-", "_"),
     )
 
 

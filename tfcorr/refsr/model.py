@@ -191,7 +191,7 @@ class C2Matching(keras.Model):
         maps, placements = mosaic(features, self.restorer.reference_features)
         return References(tuple(l2_normalize(f["conv3_1"]) for f in features), maps, placements)
 
-    def match(self, descriptors, references: References) -> Correspondence:
+    def match(self, descriptors, references: References, search=None) -> Correspondence:
         """The best patch of all references for each patch of the input; ties go to the first reference.
 
         Every reference is matched by itself, so no patch crosses from one into another.
@@ -199,12 +199,17 @@ class C2Matching(keras.Model):
         Args:
             descriptors: (1, h, w, 256) from :meth:`describe`.
             references: From :meth:`prepare`.
+            search: What stands in for the exact search of :func:`tfcorr.ops.match_patches`: a function of a
+                reference's number, ``descriptors`` and that reference's descriptors that returns the same.
         """
         best = None
         for number, (candidate, place) in enumerate(
             zip(references.descriptors, references.placements, strict=True)
         ):
-            index, score = match_patches(descriptors, candidate, patch_size=PATCH_SIZE)
+            if search is None:
+                index, score = match_patches(descriptors, candidate, patch_size=PATCH_SIZE)
+            else:
+                index, score = map(ops.convert_to_tensor, search(number, descriptors, candidate))
             columns = place.width - (PATCH_SIZE - 1)
             row = ops.floor_divide(index, columns)
             position = ops.stack([row, index - row * columns], axis=-1)

@@ -4,10 +4,11 @@ The steps (paper, figure 2) are the model's; what this module adds is everything
 size and dtype, greyscale, none or several references, working in tiles within a memory budget, and the
 input's own colours.
 
-Exactness of the tiling. The matching is exact: descriptors of a tile are computed with a margin wider than
-their receptive field, and every patch meets all of every reference. The restorer gets each tile's place in
-the image, so that it samples what it would have sampled in the whole; only its receptive field, wider than
-the overlap of the tiles, is cut, where the influence of a pixel has faded.
+Exactness of the tiling. Descriptors of a tile are computed with a margin wider than their receptive field,
+and every patch meets all of every reference: the matching of tiles is that of the whole, exact unless images
+are very large or it is asked for coarse to fine (`tfcorr.refsr.coarse_to_fine`). The restorer gets the place
+of each tile in the image, so that it samples what it would have sampled in the whole; only its receptive
+field, wider than the overlap of the tiles, is cut, where the influence of a pixel has faded.
 
 Convention: positions and sizes are (y, x) and (height, width).
 """
@@ -26,10 +27,12 @@ import numpy as np
 from tfcorr.errors import InputError
 from tfcorr.imaging.color import match_low_frequencies
 from tfcorr.imaging.tiles import Canvas, Tile, plan_tiles
+from tfcorr.ops import match_patches
 from tfcorr.pretrained import ModelCard, load_super_resolution
 from tfcorr.refsr import SCALE
+from tfcorr.refsr.coarse_to_fine import WORTHWHILE_PAIRS, ReferenceIndex
 from tfcorr.refsr.extractor import FEATURE_WIDTHS
-from tfcorr.refsr.matching import pre_offsets
+from tfcorr.refsr.matching import PATCH_SIZE, pre_offsets
 from tfcorr.refsr.memory import MemoryPlan, available_memory, within_memory
 from tfcorr.refsr.model import C2Matching, References
 from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
@@ -58,6 +61,9 @@ _GATE_MARGIN = 9
 # Pixels of the input that neighbouring tiles share; see tests/refsr/test_predictor.py for what it leaves of a
 # seam.
 _OVERLAP = 32
+
+#: How patches are matched, see `SuperResolver`.
+MATCHINGS = ("auto", "exact", "coarse_to_fine")
 
 Progress = Callable[[int, int], None]
 
@@ -92,6 +98,7 @@ class PreparedReferences:
         state: the model's features of them.
         model: the model whose features they are.
         sizes: (height, width) of each after resizing, without the padding of very small ones.
+        indexes: for the matching from coarse to fine, made when they are first needed, by number.
     """
 
     images: tuple[np.ndarray, ...]
@@ -99,6 +106,14 @@ class PreparedReferences:
     state: References
     sizes: tuple[tuple[int, int], ...]
     model: C2Matching = field(repr=False)
+    indexes: dict[int, ReferenceIndex] = field(default_factory=dict, repr=False, compare=False)
+
+    def index(self, number: int) -> ReferenceIndex:
+        """The index of a reference."""
+        if number not in self.indexes:
+            descriptors = keras.ops.convert_to_numpy(self.state.descriptors[number])
+            self.indexes[number] = ReferenceIndex(descriptors[0], threads=_threads())
+        return self.indexes[number]
 
 
 @dataclass(frozen=True)
@@ -133,6 +148,10 @@ class SuperResolver:
             reduced until their features fit into half of it.
         self_ensemble: whether to average over the eight flips and rotations: a little better, eight times
             slower.
+        matching: `"exact"`, every patch of the input with every patch of the references; `"coarse_to_fine"`,
+            which is many times as fast for images of megapixels and finds the same for nearly all patches
+            (`tfcorr.refsr.coarse_to_fine`); or `"auto"`, the latter from two thousand million pairs of
+            patches on, as a 210x210 input has with a reference of 840x840 pixels.
     """
 
     def __init__(
@@ -143,7 +162,10 @@ class SuperResolver:
         confidence_threshold: float = 0.5,
         memory: int | None = None,
         self_ensemble: bool = False,
+        matching: str = "auto",
     ):
+        if matching not in MATCHINGS:
+            raise InputError(f"matching is {matching!r}, expected one of {', '.join(MATCHINGS)}")
         if memory is not None and memory <= 0:
             raise InputError(f"memory is {memory}, expected a positive number of bytes")
         if not 0 <= confidence_threshold <= 1:
@@ -152,6 +174,7 @@ class SuperResolver:
         self.card = card
         self.confidence_threshold = confidence_threshold
         self.self_ensemble = self_ensemble
+        self.matching = matching
         self._memory = MemoryPlan.of(model, memory or min(available_memory() // 2, 4 * 10**9))
         self._cached: tuple[bytes, PreparedReferences] | None = None
         self._describe = _compiled(model.describe, (1, None, None, 3))
@@ -168,6 +191,7 @@ class SuperResolver:
         threads: int | None = None,
         memory: int | None = None,
         self_ensemble: bool = False,
+        matching: str = "auto",
     ) -> SuperResolver:
         """Loads a trained model after checking its files against the checksums of its card.
 
@@ -177,7 +201,7 @@ class SuperResolver:
                 others. Offsets, scores and the last convolution stay in float32.
             threads: how many processor threads TensorFlow may use; `None` leaves its own choice. It holds for
                 the whole process and can only be set before TensorFlow's first computation.
-            memory, self_ensemble: see `SuperResolver`.
+            memory, self_ensemble, matching: see `SuperResolver`.
 
         Raises:
             ModelError: no such model, damaged files, or a card that cannot be used.
@@ -194,6 +218,7 @@ class SuperResolver:
             confidence_threshold=card.confidence_threshold,
             memory=memory,
             self_ensemble=self_ensemble,
+            matching=matching,
         )
 
     def upscale(
@@ -359,7 +384,7 @@ class SuperResolver:
             blocks = _blocks(rgb.shape[0] - 2, rgb.shape[1] - 2, *tile)
             tiles = plan_tiles(*rgb.shape[:2], tile, min(_OVERLAP, min(tile) // 2))
             ticks.start_round(len(blocks) + len(tiles))
-            matches = self._match(rgb, references.state, blocks, ticks)
+            matches = self._match(rgb, references, blocks, ticks)
             gate = self._gate_in_blocks(matches, blocks) if self.model.gated else None
             return self._restore_tiles(rgb, references.state, matches, gate, tiles, ticks), matches, gate
 
@@ -369,7 +394,7 @@ class SuperResolver:
         return upscaled[: SCALE * height, : SCALE * width], matches, gate
 
     def _match(
-        self, rgb: np.ndarray, references: References, blocks: list[_Window], ticks: _Ticks
+        self, rgb: np.ndarray, references: PreparedReferences, blocks: list[_Window], ticks: _Ticks
     ) -> _Matches:
         """Matches the 3x3 patches of an image (h, w, 3) with all references; blocks are of top-left cells."""
         height, width = rgb.shape[0] - 2, rgb.shape[1] - 2
@@ -380,6 +405,7 @@ class SuperResolver:
             np.empty((height, width), np.int32),
             np.empty((height, width), np.float32),
         )
+        search = self._search(height * width, references)
         for block in blocks:
             # Agreement asks the neighbours of each patch too.
             around = block.widened(1, height, width)
@@ -388,12 +414,25 @@ class SuperResolver:
             window = cells.widened(_INPUT_MARGIN, *rgb.shape[:2])
             inside, kept = cells.within(window), block.within(around)
             descriptors = self._describe(rgb[None, window.rows, window.columns])
-            found = self.model.match(descriptors[:, inside.rows, inside.columns], references)
+            found = self.model.match(descriptors[:, inside.rows, inside.columns], references.state, search)
             for name in ("number", "position", "score", "index", "agreement"):
                 part = keras.ops.convert_to_numpy(getattr(found, name))[0, kept.rows, kept.columns]
                 getattr(matches, name)[block.rows, block.columns] = part
             ticks.step()
         return matches
+
+    def _search(self, patches: int, references: PreparedReferences) -> Callable:
+        """The search that suits an input with so many patches, for `tfcorr.refsr.model.C2Matching.match`."""
+
+        def search(number: int, descriptors, candidate):
+            place = references.state.placements[number]
+            pairs = patches * (place.height - PATCH_SIZE + 1) * (place.width - PATCH_SIZE + 1)
+            if self.matching == "exact" or (self.matching == "auto" and pairs < WORTHWHILE_PAIRS):
+                return match_patches(descriptors, candidate, patch_size=PATCH_SIZE)
+            found = references.index(number).search(keras.ops.convert_to_numpy(descriptors)[0])
+            return tuple(array[None] for array in found)
+
+        return search
 
     def _gate_in_blocks(self, matches: _Matches, blocks: list[_Window]) -> np.ndarray:
         """The gate of an image (h, w), the same as in one piece; blocks are of top-left cells of patches."""
@@ -545,6 +584,15 @@ def _compiled_restore(model: C2Matching):
     if model.gated:
         signature.append(tf.TensorSpec((1, None, None, 1), tf.float32))
     return tf.function(model.restore, input_signature=signature)
+
+
+def _threads() -> int | None:
+    """Threads that TensorFlow was limited to, or None."""
+    if keras.backend.backend() != "tensorflow":
+        return None
+    import tensorflow as tf
+
+    return tf.config.threading.get_intra_op_parallelism_threads() or None
 
 
 def _limit_threads(threads: int) -> None:
