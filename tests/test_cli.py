@@ -108,6 +108,21 @@ def test_import_is_lazy_and_the_version_is_one():
     assert "SuperResolver" in dir(tfcorr)
 
 
+def test_start_imports_no_package_that_is_not_needed():
+    """Keras would import these where they are installed; nothing is left of hiding them."""
+    code = (
+        "import sys\n"
+        "from tfcorr.cli.messages import start_tensorflow\n"
+        "start_tensorflow()\n"
+        "names = ['matplotlib', 'pandas', 'huggingface_hub', 'pyarrow']\n"
+        "print([name for name in names if name in sys.modules])\n"
+        "import keras, tensorflow\n"
+        "print(keras.Sequential([keras.layers.Dense(2)])(tensorflow.ones((1, 3))).shape)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["[]", "(1, 2)"]
+
+
 def test_every_command_has_help(capsys):
     for name in COMMANDS:
         with pytest.raises(SystemExit) as exit:

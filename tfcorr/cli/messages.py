@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tfcorr.quiet import standard_error_turned_away
 
@@ -88,17 +88,36 @@ class ProgressBar:
         self._bar.refresh()
 
 
+# What Keras imports where it is installed, for functions that no command calls: a fifth of the start.
+_NOT_NEEDED = ("huggingface_hub", "matplotlib", "pandas")
+
+
 def start_tensorflow() -> None:
     """Imports TensorFlow (or what else Keras runs on) without the notices that it prints on the way.
+
+    Nor does it import packages that it can do without and that take long to load.
 
     It writes some to the file descriptor before its own log level holds, and an error about a graphics
     processor that is not there when it first lists the devices; so the descriptor is turned away meanwhile.
     With TFCORR_DEBUG they stay. An import that fails raises its error as ever.
     """
     with contextlib.nullcontext() if os.environ.get("TFCORR_DEBUG") else standard_error_turned_away():
-        import keras
+        with _hidden(_NOT_NEEDED):
+            import keras
 
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
             tf.config.list_physical_devices()
+
+
+@contextlib.contextmanager
+def _hidden(names: Iterable[str]) -> Iterator[None]:
+    """Within it, packages that were not imported before cannot be found; afterwards they can."""
+    hidden = [name for name in names if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        for name in hidden:
+            sys.modules.pop(name, None)
