@@ -208,3 +208,16 @@ def test_quality_on_one_line():
     metrics = {"validation": {"psnr_y": 30.9123, "ok": True, "ssim_y": 0.87}, "note": "x", "a": 1, "b": 2}
     assert quality_summary(metrics) == "validation psnr_y 30.91, validation ssim_y 0.87, a 1"
     assert quality_summary({}) == ""
+
+
+@pytest.mark.parametrize("card", available_models()[0], ids=lambda card: card.name)
+def test_models_that_ship_are_whole(card):
+    verify(card)
+    if card.job in (pretrained.CORRESPONDENCE, pretrained.SINGLE_IMAGE):
+        return  # Parts and yardsticks, which nothing serves by themselves.
+    # The ready-made export is one of these very weights.
+    export = card.folder / "saved_model"
+    exported = json.loads((export / "assets.extra" / "export.json").read_text())
+    assert (export / "saved_model.pb").is_file()
+    assert exported["checksums"] == card.checksums
+    assert (exported["variant"], exported["licence"]) == ("portable", card.licence)

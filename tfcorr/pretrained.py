@@ -42,6 +42,7 @@ __all__ = [
 
 CARD_FILE = "card.json"
 WEIGHTS_FILE = "model.weights.h5"
+CORRESPONDENCE = "correspondence"
 SUPER_RESOLUTION = "super-resolution"
 SINGLE_IMAGE = "single-image-super-resolution"
 

@@ -173,11 +173,11 @@ def _warped(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 def _matcher(name: str):
     """The matcher of a model of either job."""
     from tfcorr.errors import TfcorrError
-    from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
+    from tfcorr.pretrained import CORRESPONDENCE, WEIGHTS_FILE, find_model, load_super_resolution, verify
     from tfcorr.refsr.extractor import CorrespondenceNetwork
 
     try:
-        card = find_model(name, job="correspondence")
+        card = find_model(name, job=CORRESPONDENCE)
     except TfcorrError:
         return load_super_resolution(name)[0].correspondence
     verify(card)

@@ -135,12 +135,12 @@ def find_matcher(name: str, weights: Mapping[str, str], data_root: str | None) -
 
 
 def _trained(name: str) -> Matcher:
-    from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
+    from tfcorr.pretrained import CORRESPONDENCE, WEIGHTS_FILE, find_model, load_super_resolution, verify
     from tfcorr.refsr.extractor import CorrespondenceNetwork
     from tfcorr.weights import load_weights
 
     try:
-        card = find_model(name, job="correspondence")
+        card = find_model(name, job=CORRESPONDENCE)
     except TfcorrError:
         model, card = load_super_resolution(name)
         network = model.correspondence

@@ -15,7 +15,14 @@ import tfcorr
 from tfcorr.atomic import check_folder
 from tfcorr.config import AdversarialLoss, MatcherConfig, RestorerConfig, config_hash, resolve_data_path
 from tfcorr.errors import TfcorrError
-from tfcorr.pretrained import WEIGHTS_FILE, find_model, load_super_resolution, verify
+from tfcorr.pretrained import (
+    CORRESPONDENCE,
+    SUPER_RESOLUTION,
+    WEIGHTS_FILE,
+    find_model,
+    load_super_resolution,
+    verify,
+)
 from tfcorr.refsr.adversarial import Adversary, Discriminator
 from tfcorr.refsr.data import MatcherSamples, RestorerSamples
 from tfcorr.refsr.extractor import CorrespondenceNetwork, load_imagenet_weights
@@ -33,9 +40,6 @@ from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
 from tfcorr.weights import load_weights
-
-CORRESPONDENCE = "correspondence"
-SUPER_RESOLUTION = "super-resolution"
 
 # What may change between two calls for one run.
 FREE_KEYS = (
