@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Runs the tests of the ops with a library that is built under AddressSanitizer and UndefinedBehaviorSanitizer.
-# Usage: scripts/sanitize.sh [--bazel] [options of pytest]
+# Usage: scripts/sanitize.sh [--bazel] [arguments of pytest, in the place of tests/ops]
 # The library is built by the compiler, or with --bazel by Bazel (--config=asan), into build/sanitize/; only it is
-# instrumented, neither TensorFlow nor Python. The kernels without TensorFlow: scripts/fuzz_ops.sh.
+# instrumented, neither TensorFlow nor Python. The fuzzer of the kernels without TensorFlow: scripts/fuzz_ops.sh.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -38,5 +38,8 @@ from tfcorr.ops import build
 build.build("compiler", output_dir=Path(sys.argv[1]), progress=print)
 END
 fi
-TFCORR_OPS_LIBRARY=$folder/_tfcorr_ops.so LD_PRELOAD=$($compiler -print-file-name=libasan.so) \
-    exec "$python" -m pytest "${@:-tests/ops}"
+# The sanitizer looks for C++'s functions when it starts, and Python loads them later. A report goes past pytest's
+# capture, as the process ends with it.
+preload="$($compiler -print-file-name=libasan.so) $($compiler -print-file-name=libstdc++.so.6)"
+TFCORR_OPS_LIBRARY=$folder/_tfcorr_ops.so LD_PRELOAD=$preload \
+    exec "$python" -m pytest --capture=sys -m "not slow" "${@:-tests/ops}"

@@ -171,7 +171,7 @@ def test_architecture_names_the_gate(model):
     assert C2Matching("compact").architecture["restorer"]["gate"] is False
     # Cards from before there were gates.
     assert not C2Matching.from_architecture({"restorer": TINY}).gated
-    assert not any(config.gate for config in PRESETS.values())
+    assert {name for name, config in PRESETS.items() if config.gate} == {"guided"}
     with pytest.raises(ValueError, match=r"architecture\.gate"):
         C2Matching.from_architecture({"restorer": "compact", "gate": "yes"})
 

@@ -70,7 +70,7 @@ def test_golden_output(golden, case):
     arrays = golden("restoration", case)
     network, inputs = build_network(arrays), network_inputs(arrays)
     np.testing.assert_allclose(network(inputs), nhwc(arrays["out"]), rtol=1e-4, atol=5e-5)
-    content = network.content(inputs["lr"])
+    content = network.content(network.conv_first(inputs["lr"]))
     np.testing.assert_allclose(content, nhwc(arrays["inter/content_feat"]), rtol=1e-4, atol=5e-5)
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -53,6 +54,13 @@ class Report:
         tenth = max(1, len(samples) // 10)
         return int(np.median(samples[-tenth:]) - np.median(samples[:tenth]))
 
+    def by_minute(self) -> list[int]:
+        """Bytes at the end of each whole minute."""
+        return [
+            [size for when, size in self.memory if when <= 60.0 * minute][-1]
+            for minute in range(1, int(self.memory[-1][0] // 60) + 1)
+        ]
+
     def summary(self, after: float) -> dict:
         """Counts, percentiles in milliseconds, memory in MB."""
         everything = [*self.seconds["grpc"], *self.seconds["rest"]]
@@ -67,6 +75,7 @@ class Report:
                 if values
             },
             "memory_mb": round(self.memory[-1][1] / 1e6, 1),
+            "memory_mb_by_minute": [round(size / 1e6, 1) for size in self.by_minute()],
             "memory_growth_mb": round(self.growth(after) / 1e6, 1),
             "memory_counted_after_s": after,
         }
@@ -93,6 +102,9 @@ def start_server(folder: Path) -> tuple[subprocess.Popen, dict[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # With an arena for each of many threads, glibc keeps from the others what one of them freed, and the
+        # memory creeps up to the worst case of every arena.
+        env={**os.environ, "MALLOC_ARENA_MAX": "2"},
     )
     line = process.stdout.readline()
     found = re.search(r"at (\S+) and (http://\S+)", line)

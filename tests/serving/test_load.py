@@ -20,6 +20,7 @@ def test_growth_is_that_of_the_memory_after_the_start():
     report = Report(memory=[(second, 100 + (500 if second > 10 else 50 * second)) for second in range(100)])
     assert report.growth(20) == 0
     assert report.growth(0) == 500 - 50 * 4.5
+    assert report.by_minute() == [600]
 
 
 @pytest.mark.slow

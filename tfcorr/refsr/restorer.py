@@ -320,11 +320,12 @@ class RestorationNetwork(keras.Model):
         learned = {} if return_learned else None
         gate = self._gate_of(inputs)
         if self.base is None:
-            under, image = {}, self.upsampling(lr)
+            under, image, x = {}, self.upsampling(lr), self.conv_first(ops.cast(lr, self.compute_dtype))
         else:
             features, image = self.base.parts(lr)
             under = {level: self.entries[level](features[level]) for level in LEVELS}
-        x = self._level("small", self._content(lr, under), inputs, gate, learned)
+            x = under["small"]
+        x = self._level("small", self.content(x), inputs, gate, learned)
         x = leaky_relu(ops.depth_to_space(self.tail_small(x), 2))
         x = self._level("medium", _joined(x, under.get("medium")), inputs, gate, learned)
         x = leaky_relu(ops.depth_to_space(self.tail_medium(x), 2))
@@ -336,9 +337,8 @@ class RestorationNetwork(keras.Model):
         restored = image + residual
         return (restored, learned) if return_learned else restored
 
-    def _content(self, lr, under: dict):
-        """Content feature of the input (table 3, rows 0 and 1): (B, h, w, 3) -> (B, h, w, features)."""
-        x = under["small"] if under else self.conv_first(ops.cast(lr, self.compute_dtype))
+    def content(self, x):
+        """Content feature (table 3, rows 0 and 1) behind the first convolution: (B, h, w, features) of both."""
         x = leaky_relu(x)
         for block in self.content_body:
             x = block(x)
