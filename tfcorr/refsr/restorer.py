@@ -338,7 +338,7 @@ class RestorationNetwork(keras.Model):
         return (restored, learned) if return_learned else restored
 
     def content(self, x):
-        """Content feature (table 3, rows 0 and 1) behind the first convolution: (B, h, w, features) of both."""
+        """Content feature (table 3, row 1) from the first convolution: (B, h, w, features) both."""
         x = leaky_relu(x)
         for block in self.content_body:
             x = block(x)
