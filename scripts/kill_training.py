@@ -15,6 +15,7 @@ variances have to be equal bit by bit; then the exit status is 0.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import os
 import random
 import re
@@ -263,17 +264,24 @@ def resumed_at(lines: list[str]) -> str:
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of the checkpoints, weights and variances in a run."""
+    """Every array of the checkpoints, weights and variances in a run, but for what a kill left half-written."""
     import h5py
 
+    def files(pattern: str) -> list[Path]:
+        return sorted(
+            path
+            for path in folder.rglob(pattern)
+            if not any(fnmatch.fnmatch(part, LEFTOVERS) for part in path.relative_to(folder).parts)
+        )
+
     found: dict[str, np.ndarray] = {}
-    for path in sorted(folder.rglob("last.npz")):
+    for path in files("last.npz"):
         with np.load(path) as archive:
             name = path.relative_to(folder)
             found.update(
                 {f"{name}:{_numbered(key)}": archive[key] for key in archive.files if key != "state"}
             )
-    for path in sorted(folder.rglob("*.weights.h5")):
+    for path in files("*.weights.h5"):
         with h5py.File(path) as file:
             file.visititems(
                 lambda key, item, path=path: (
@@ -282,7 +290,7 @@ def arrays_of(folder: Path) -> dict[str, np.ndarray]:
                     else None
                 )
             )
-    for path in sorted(folder.rglob("variance-*.npy")):
+    for path in files("variance-*.npy"):
         found[f"{path.relative_to(folder)}"] = np.load(path)
     return found
 
