@@ -264,7 +264,7 @@ def resumed_at(lines: list[str]) -> str:
 
 
 def arrays_of(folder: Path) -> dict[str, np.ndarray]:
-    """Every array of the checkpoints, weights and variances in a run, but for what a kill left half-written."""
+    """Every array of the checkpoints, weights and variances in a run, but for half-written leftovers."""
     import h5py
 
     def files(pattern: str) -> list[Path]:
