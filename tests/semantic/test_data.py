@@ -13,6 +13,7 @@ from tfcorr.semantic.data import (
     KeypointSamples,
     PairInputs,
     PooledSamples,
+    RehearsedSamples,
     WarpedSamples,
     make_pool,
 )
@@ -173,6 +174,37 @@ def test_mirrored_pairs_are_mirrored_in_all_that_they_hold(distillation):
             np.testing.assert_array_equal(batch["source"][slot], image)
     assert seen == {(number, flipped) for number in range(4) for flipped in (False, True)}
     assert not any(samples(flip=False).batch(step)["flipped"].any() for step in range(4))
+
+
+def test_maps_of_an_image_and_its_mirror_image_are_averaged(distillation, paths, tmp_path):
+    _, _, pairs, photos = distillation
+    cache = FeatureCache(tmp_path / "features", Pixels(), paths, photos)
+    cache.fill()
+    plain, mirrored = (PairInputs(pairs, photos, SIZE, cache, mirror) for mirror in (False, True))
+    one, other = plain.one(0), plain.one(0, flip=True)
+    for flip in (False, True):
+        found = mirrored.one(0, flip)
+        assert set(found) == {f"{role}_{stride}" for role in ("source", "target") for stride in (16, 32)}
+        for name, map_ in found.items():
+            expected = (one[name] + other[name][:, ::-1]) / 2
+            np.testing.assert_allclose(map_, expected[:, ::-1] if flip else expected, atol=1e-6)
+    assert mirrored.one(4) is None
+
+
+def test_warped_pairs_among_real_ones(distillation, paths):
+    samples, _, _, _ = distillation
+    real, warps = samples(directions=("t2s", "s2t")), warped(paths[:4], batch=1)
+    both = RehearsedSamples(real, warps).batch(3)
+    np.testing.assert_array_equal(both["known"], [False, False, True])
+    for name, array in real.batch(3).items():
+        np.testing.assert_array_equal(both[name][:2], array)
+    drawn = warps.batch(3)
+    np.testing.assert_array_equal(both["target"][2], drawn["target"][0])
+    assert both["flows_t2s"].shape == (3, M, *GRID, 2)
+    for number in range(M):
+        np.testing.assert_array_equal(both["flows_t2s"][2, number], drawn["flow"][0])
+        np.testing.assert_array_equal(both["confidence_t2s"][2, number, ..., 0], drawn["valid"][0])
+    assert drawn["valid"].any() and not both["confidence_s2t"][2].any() and not both["flipped"][2]
 
 
 def test_a_warped_source_takes_its_flows_along(distillation):

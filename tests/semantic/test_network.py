@@ -261,6 +261,25 @@ def test_network_from_images_and_from_features():
         SemanticMatchingNetwork(network.head)({"source": images[0], "target": images[1]})
 
 
+def test_mirror_sees_an_image_and_its_mirror_image_alike():
+    class Lopsided(Backbone):
+        def call(self, images):
+            steps = keras.ops.reshape(keras.ops.linspace(0.0, 1.0, images.shape[2]), (1, 1, -1, 1))
+            return super().call(images * steps)
+
+    head = MatchingHead((3, 3), blocks=0, attention="none")
+    images = np.random.default_rng(0).uniform(size=(2, 1, 96, 64, 3)).astype("float32")
+    plain, mirrored = (SemanticMatchingNetwork(head, Lopsided(), mirror=m) for m in (False, True))
+    for level in ("16", "32"):
+        one, other = (numpy(plain.features(i)[level]) for i in (images[0], images[0][:, :, ::-1]))
+        expected = (one + other[:, :, ::-1]) / 2
+        np.testing.assert_allclose(numpy(mirrored.features(images[0])[level]), expected, atol=1e-6)
+        assert np.abs(expected - one).max() > 0.1
+    flow = mirrored({"source": images[0], "target": images[1]})["flow_t2s"]
+    turned = mirrored({"source": images[0][:, :, ::-1], "target": images[1][:, :, ::-1]})["flow_t2s"]
+    np.testing.assert_allclose(numpy(turned), numpy(flow)[:, :, ::-1] * [-1, 1], atol=1e-5)
+
+
 @pytest.mark.parametrize("factor", [0.0, 0.5, 1.0])
 def test_a_share_of_what_the_layers_add(factor):
     keras.utils.set_random_seed(4)

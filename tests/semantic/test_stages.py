@@ -2,6 +2,7 @@
 
 import csv
 import json
+from typing import get_args
 
 import keras
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 
 from tfcorr.config import parse_config
+from tfcorr.config.semantic import EvaluatedMethod
 from tfcorr.pretrained import find_model, verify
 from tfcorr.semantic import stages
 from tfcorr.semantic.datasets import find_pairs
@@ -177,11 +179,15 @@ def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_pat
             "teacher.synthetic": {"source": {"images": ["photos"]}, "pool": 3},
             "student.directions": ["t2s", "s2t"],
             "student.from_teacher": 1.0,
-            "evaluation.methods": ["model", "teacher", "average", "untrained", "identity"],
+            "student.rehearsal": 0.5,
+            "hypotheses.mirror": True,
+            "evaluation.methods": list(get_args(EvaluatedMethod)),
         },
     )
     state = stages.train(config, COMMAND, report=lines.append)
     check(root, config, state, lines)
+    errors = json.loads((tmp_path / "evaluation.json").read_text())["synthetic"]["warps"]["methods"]
+    assert errors["untrained"]["end_point_error"] != errors["untrained_mirrored"]["end_point_error"]
     variances = np.load(tmp_path / "variance/variance-000002.npy")
     assert variances.shape == (5, 2, 4, 4, 2) and (variances > 0).any()
     # A second call finds everything done.
@@ -246,6 +252,22 @@ def test_parts_run_by_themselves_and_say_what_is_missing(root, tmp_path):
     with pytest.raises(TfcorrError, match="delete this one"):
         changes["hypotheses.count"] = 2
         stages.train(regime(root, tmp_path, stage="semantic_hypotheses", **changes), COMMAND, report=str)
+
+
+def test_a_rehearsal_that_cannot_be(root, tmp_path):
+    from tfcorr.errors import TfcorrError
+
+    base = {"cache_features": True, "teacher.synthetic": {"source": {"images": ["photos"]}, "pool": 3}}
+    stages.train(regime(root, tmp_path / "one", stage="semantic_teacher", **base), COMMAND, report=str)
+    base["teacher_model"] = str(tmp_path / "one/teacher/model")
+    for changes, message in (
+        ({"student.rehearsal": 1.0}, "expected a share below 1, got 1"),
+        ({"student.rehearsal": 0.5, "teacher.synthetic": None}, "there are no warped pairs"),
+        ({"student.rehearsal": 0.5, "teacher.synthetic": {"source": {"images": ["photos"]}}}, "or neither"),
+    ):
+        config = regime(root, tmp_path / "one", **{**base, **changes})
+        with pytest.raises(TfcorrError, match=message):
+            stages.train(config, COMMAND, report=str)
 
 
 def test_a_student_that_was_stopped_ends_like_one_that_was_not(root, tmp_path):

@@ -150,6 +150,26 @@ def test_first_round_averages_and_reports(tmp_path):
     assert float(second["flow"]) == pytest.approx(np.mean(np.sum(weights * hypotheses**2, -1)), rel=1e-4)
 
 
+def test_known_pairs_are_not_weighed(tmp_path):
+    _, hypotheses = hypotheses_of(2)
+    store = VarianceStore(tmp_path, 2, (1, *GRID, 2))
+    store.write(np.arange(2), np.full((2, 1, *GRID, 2), 0.04, "float32"), 1)
+    store.commit(1)
+    trainer = DistillationTrainer(FreeFlow(2), store, confidence=False)
+    trainer.round.assign(1)
+    data = {"index": tf.constant([0, 0]), "flows_t2s": tf.constant(hypotheses)}
+    squares = hypotheses.astype("float64") ** 2
+    weights = np.exp(-squares / 0.04)
+    plain = trainer.losses_of(data, training=True)
+    assert float(plain["flow"]) == pytest.approx(np.mean(np.sum(weights * squares, -1)), rel=1e-4)
+    found = trainer.losses_of({**data, "known": tf.constant([False, True])}, training=True)
+    weights[1] = 1
+    assert float(found["flow"]) == pytest.approx(np.mean(np.sum(weights * squares, -1)), rel=1e-4)
+    # Nothing is stored of a known pair, so nothing diverges from it.
+    one = trainer.losses_of({**data, "flows_t2s": data["flows_t2s"][:1], "index": [0]}, training=True)
+    assert float(found["divergence"]) == pytest.approx(float(one["divergence"]) / 2, rel=1e-5)
+
+
 def test_both_directions_confidence_valid_and_mirrored_pairs(tmp_path):
     _, hypotheses = hypotheses_of(2)
     random = np.random.default_rng(5)

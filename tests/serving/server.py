@@ -19,6 +19,7 @@ import collections
 import dataclasses
 import http.server
 import json
+import os
 import threading
 import time
 from concurrent import futures
@@ -69,6 +70,9 @@ class Model:
     """A SavedModel and its signatures."""
 
     def __init__(self, folder: str | Path):
+        #: Held by a call while it has arrays. With one call for each core, all finish as soon as they would
+        #: otherwise, and the memory is not that of as many calls as there are clients.
+        self.turn = threading.BoundedSemaphore(os.cpu_count() or 1)
         self.loaded = tf.saved_model.load(str(folder))  # kept: its variables die with it
         message = saved_model_pb2.SavedModel()
         message.ParseFromString((Path(folder) / "saved_model.pb").read_bytes())
@@ -138,12 +142,14 @@ class _Predictions(prediction_service_pb2_grpc.PredictionServiceServicer):
         try:
             self._model.meet_fault()
             self._model.check(request.model_spec.name, _version(request.model_spec))
-            inputs = {
-                name: tf.convert_to_tensor(_array(tensor, name)) for name, tensor in request.inputs.items()
-            }
-            outputs = self._model.predict(request.model_spec.signature_name, inputs)
+            with self._model.turn:
+                return self._answer(request)
         except Refusal as error:
             context.abort(grpc.StatusCode[error.code], str(error))
+
+    def _answer(self, request):
+        inputs = {name: tf.convert_to_tensor(_array(tensor, name)) for name, tensor in request.inputs.items()}
+        outputs = self._model.predict(request.model_spec.signature_name, inputs)
         response = predict_pb2.PredictResponse()
         response.model_spec.name = request.model_spec.name
         response.model_spec.version.value = VERSION
@@ -247,13 +253,17 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.model.check(name, version)
             if rest != ":predict":
                 raise Refusal("NOT_FOUND", f"Malformed request: POST {self.path}")
-            signature, inputs = self._inputs(body)
-            outputs = self.model.predict(signature, inputs)
+            with self.model.turn:
+                payload = self._predicted(body)
         except Refusal as error:
             return self._refuse(error)
+        return self._send(200, payload)
+
+    def _predicted(self, body: bytes) -> bytes:
+        outputs = self.model.predict(*self._inputs(body))
         answers = {name: _json(name, value) for name, value in outputs.items()}
         only = next(iter(answers.values())) if len(answers) == 1 else answers
-        return self._answer(200, {"outputs": only})
+        return json.dumps({"outputs": only}).encode()
 
     def _target(self) -> tuple[str, int | None, str]:
         prefix = "/v1/models/"
@@ -289,7 +299,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self._answer(HTTP_STATUS.get(error.code, 500), {"error": str(error)})
 
     def _answer(self, status: int, content: dict) -> None:
-        payload = json.dumps(content).encode()
+        self._send(status, json.dumps(content).encode())
+
+    def _send(self, status: int, payload: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(payload)))
@@ -328,7 +340,7 @@ class Server:
         folder: with `saved_model.pb`.
         grpc_port, rest_port: 0 for any that is free.
         max_message: bytes of the largest request taken.
-        workers: threads that execute.
+        workers: calls over gRPC that are taken at once, computed or waiting for their turn.
     """
 
     def __init__(

@@ -58,6 +58,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--points", metavar="IN", help="CSV with points of SOURCE")
     parser.add_argument("--points-output", metavar="OUT", help="CSV for where they lie in TARGET")
     parser.add_argument("--model", metavar="M", help="name of a model (see tfcorr models), or a model folder")
+    parser.add_argument(
+        "--mirror", action="store_true", help="look at the mirror images too: better matches, twice the time"
+    )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="processor threads to use")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         tf.config.threading.set_intra_op_parallelism_threads(args.threads)
     from tfcorr.semantic.predictor import SemanticMatcher
 
-    matcher = SemanticMatcher.from_pretrained(args.model)
+    matcher = SemanticMatcher.from_pretrained(args.model, mirror=args.mirror)
     images = [picture.to_rgb() for picture in pictures]
     result = matcher.match(*images, details=True)
     moved = result.transfer(points) if points is not None else None

@@ -133,11 +133,13 @@ class TeacherStage:
 
 @dataclass(frozen=True)
 class HypothesesStage:
-    """Flows of the teacher for the real pairs: ``count`` is m of section 3.2, 2. ``shard`` pairs make a
-    file."""
+    """Flows of the teacher for the real pairs: ``count`` is m of section 3.2, 2. With ``mirror`` (not in the
+    paper) the teacher sees the mean of each image's features and of its mirror image's, see
+    `tfcorr.semantic.network.SemanticMatchingNetwork`. ``shard`` pairs make a file."""
 
     pairs: tuple[PairSet, ...]
     count: int = at_least(1, 4)
+    mirror: bool = False
     shard: int = at_least(1, 64)
     seed: int = 0
 
@@ -169,7 +171,9 @@ class StudentStage:
     one pass over the pairs. ``flip`` mirrors half of the pairs; ``jitter`` changes their colours and
     ``affine`` warps the source (as `Warps.affine`; direction t2s only), both not with cached features.
     ``model`` goes to `tfcorr.semantic.network.MatchingHead`; ``from_teacher`` starts from the teacher's
-    adaptation layers instead of random ones; what they add to the backbone's features is multiplied by it."""
+    adaptation layers instead of random ones; what they add to the backbone's features is multiplied by it.
+    ``rehearsal`` (not in the paper) is the share of a batch that consists of the teacher's warped pairs, with
+    the truth in place of hypotheses, so that the student stays good at them."""
 
     train: Training
     model: dict[str, Any] = field(default_factory=dict)
@@ -180,6 +184,7 @@ class StudentStage:
     jitter: ColourJitter | None = None
     affine: float = at_least(0.0, 0.0)
     from_teacher: float = at_least(0.0, 0.0)
+    rehearsal: float = at_least(0.0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -207,15 +212,29 @@ class SyntheticBenchmark:
     seed: int = 0
 
 
+EvaluatedMethod = Literal[
+    "model",
+    "model_mirrored",
+    "teacher",
+    "teacher_mirrored",
+    "average",
+    "average_mirrored",
+    "untrained",
+    "untrained_mirrored",
+    "identity",
+]
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """What is measured. ``methods`` beside the ``model``: its ``teacher``, the plain ``average`` of
     ``hypotheses`` samples of the teacher, the ``untrained`` backbone under the same matching head, and
-    ``identity``. ``bootstrap`` resamples give the intervals."""
+    ``identity``; each of them, but for the last, also with ``_mirrored`` behind its name, where the features
+    are the mean of each image's and of its mirror image's. ``bootstrap`` resamples give the intervals."""
 
     benchmarks: tuple[Benchmark, ...] = ()
     synthetic: tuple[SyntheticBenchmark, ...] = ()
-    methods: tuple[Literal["model", "teacher", "average", "untrained", "identity"], ...] = ("model",)
+    methods: tuple[EvaluatedMethod, ...] = ("model",)
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
     hypotheses: int = at_least(1, 4)
     bootstrap: int = at_least(0, 2000)

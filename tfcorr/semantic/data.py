@@ -25,6 +25,7 @@ from tfcorr.semantic.features import (
 )
 from tfcorr.semantic.hypotheses import DIRECTIONS
 from tfcorr.semantic.keypoints import keypoint_flow
+from tfcorr.semantic.network import mirror_mean
 from tfcorr.semantic.records import Records
 from tfcorr.semantic.synthetic import (
     affine_places,
@@ -44,6 +45,7 @@ __all__ = [
     "KeypointSamples",
     "PairInputs",
     "PooledSamples",
+    "RehearsedSamples",
     "WarpedSamples",
     "make_pool",
 ]
@@ -163,15 +165,23 @@ class PairInputs:
         photos: decodes them.
         size: side of the network's images.
         cache: of their feature maps; without it the inputs are images.
+        mirror: give the mean of cached maps and the mirror image's, see
+            `tfcorr.semantic.network.SemanticMatchingNetwork`, which does it where the inputs are images.
     """
 
     def __init__(
-        self, pairs: Sequence[ImagePair], photos: PhotoCache, size: int, cache: FeatureCache | None = None
+        self,
+        pairs: Sequence[ImagePair],
+        photos: PhotoCache,
+        size: int,
+        cache: FeatureCache | None = None,
+        mirror: bool = False,
     ):
         self.pairs = pairs
         self.photos = photos
         self.size = size
         self.cache = cache
+        self.mirror = mirror
 
     def one(self, number: int, flip: bool = False) -> dict[str, np.ndarray] | None:
         """The inputs of one pair, ``flip`` mirrors both images; None if one of them cannot be read."""
@@ -184,6 +194,12 @@ class PairInputs:
                 maps = self.cache.read(path, flip)
                 if maps is None:
                     return None
+                if self.mirror:
+                    others = self.cache.read(path, not flip)
+                    maps = {
+                        stride: mirror_mean(map_[None], others[stride][None])[0]
+                        for stride, map_ in maps.items()
+                    }
                 inputs.update({f"{role}_{stride}": maps[stride] for stride in STRIDES})
             else:
                 photo = self.photos.get(path)
@@ -337,3 +353,37 @@ class DistillationSamples(Samples):
             rows = [row for row in found if row is not None]
             if rows:
                 yield {name: np.stack([row[name] for row in rows]) for name in rows[0]}
+
+
+class RehearsedSamples(Samples):
+    """Real pairs with their hypotheses, and in each batch some warped pairs, whose truth stands for theirs.
+
+    ``known`` (B,) says which are warped. Theirs are ``index`` 0, which means nothing; hypotheses that all
+    equal the flow, trusted where it is valid; and nothing in direction ``s2t``, where it is not known.
+
+    Args:
+        real: makes the first samples of a batch.
+        warped: makes the rest; from `WarpedSamples` or `PooledSamples`, with the same kind of inputs.
+    """
+
+    def __init__(self, real: DistillationSamples, warped: Samples):
+        super().__init__(
+            [*real.items, *warped.items], real.batch_size + warped.batch_size, real.seed, real.augment
+        )
+        self.real = real
+        self.warped = warped
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        real, warped = self.real.batch(step), self.warped.batch(step)
+        flow, valid = warped.pop("flow"), warped.pop("valid")
+        for direction in self.real.directions:
+            known = direction == "t2s"
+            flows = np.broadcast_to(flow[:, None], (len(flow), *real[f"flows_{direction}"].shape[1:]))
+            trust = np.broadcast_to(valid[:, None, :, :, None], (*flows.shape[:-1], 1))
+            warped[f"flows_{direction}"] = flows if known else np.zeros_like(flows)
+            warped[f"confidence_{direction}"] = trust if known else np.zeros_like(trust)
+        count = self.warped.batch_size
+        warped["index"] = np.zeros(count, real["index"].dtype)
+        warped["flipped"] = np.zeros(count, real["flipped"].dtype)
+        both = {name: np.concatenate([array, warped[name]]) for name, array in real.items()}
+        return {**both, "known": np.arange(self.batch_size) >= self.real.batch_size}

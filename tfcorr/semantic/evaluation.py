@@ -41,6 +41,7 @@ __all__ = [
     "table",
 ]
 
+_MIRRORED = "_mirrored"  # how the names of methods end that average over an image and its mirror image
 #: (B, S, S, 3) source and target in [0, 1] -> flow T2S (B, h, w, 2) in [-1, 1] units.
 Matches = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -238,26 +239,26 @@ def _methods(
 
     student = load_network(model)
     loaded = {"model": student}
-    if {"teacher", "average"} & set(evaluation.methods):
+    if {"teacher", "average"} & {name.removesuffix(_MIRRORED) for name in evaluation.methods}:
         if teacher is None:
             raise TfcorrError("evaluation.methods: teacher and average need the teacher's model folder")
         loaded["teacher"] = load_network(teacher, job=SEMANTIC_TEACHER)
     functions: dict[str, Matches] = {}
     for name in evaluation.methods:
-        if name == "identity":
+        method = name.removesuffix(_MIRRORED)
+        if method == "identity":
             grid = (-(-student.size // STRIDES[0]),) * 2
             functions[name] = lambda source, target, grid=grid: np.zeros((len(source), *grid, 2), np.float32)
-        elif name == "average":
-            samples = (
-                evaluation.hypotheses if isinstance(loaded["teacher"].network.head, TeacherHead) else None
-            )
-            functions[name] = _compiled(loaded["teacher"].network, samples, evaluation.seed)
-        elif name == "untrained":
+            continue
+        owner = loaded["teacher" if method in ("teacher", "average") else "model"].network
+        head, samples = owner.head, None
+        if method == "untrained":
             # The strong baseline: the backbone's own features, without the layers that are trained on top.
-            head = MatchingHead(student.network.head.channels, blocks=0, attention="none")
-            functions[name] = _compiled(SemanticMatchingNetwork(head, student.network.backbone))
-        else:
-            functions[name] = _compiled(loaded[name].network)
+            head = MatchingHead(head.channels, blocks=0, attention="none")
+        elif method == "average" and isinstance(head, TeacherHead):
+            samples = evaluation.hypotheses
+        network = SemanticMatchingNetwork(head, owner.backbone, mirror=name != method)
+        functions[name] = _compiled(network, samples, evaluation.seed)
     cards = {
         name: {"name": one.card.name, "sha256": one.card.checksums[WEIGHTS_FILE]}
         for name, one in loaded.items()

@@ -293,6 +293,9 @@ class SemanticMatchingNetwork(keras.Model):
     Args:
         head: :class:`MatchingHead` or :class:`tfcorr.semantic.teacher.TeacherHead`; built if it was not.
         backbone: from :func:`tfcorr.backbones.backbone`; None where only cached features will be given.
+        mirror: whether an image's features are the mean of those of the image and, mirrored back, of its
+            mirror image. This is not in the paper; it doubles the cost of the backbone, and matches different
+            things better, whatever the head.
 
     Call arguments:
         inputs: dict of ``source`` and ``target``, (B, H, W, 3) float, RGB in [0, 1], sides a multiple of 32
@@ -306,11 +309,12 @@ class SemanticMatchingNetwork(keras.Model):
         ValueError: images are given and there is no backbone, or it has not both strides.
     """
 
-    def __init__(self, head: Head, backbone: keras.Model | None = None, **kwargs):
+    def __init__(self, head: Head, backbone: keras.Model | None = None, *, mirror: bool = False, **kwargs):
         super().__init__(**kwargs)
         if not head.built:
             head.build()
         self.head = head
+        self.mirror = mirror
         self.backbone = backbone
         if backbone is not None:
             backbone.trainable = False
@@ -328,6 +332,9 @@ class SemanticMatchingNetwork(keras.Model):
             raise ValueError(
                 f"the backbone has no features of stride {' and '.join(missing)}: {sorted(maps)}"
             )
+        if self.mirror:
+            others = self.backbone(ops.flip(images, axis=2), training=False)
+            maps = {int(level): mirror_mean(maps[int(level)], others[int(level)]) for level in LEVELS}
         return {level: ops.stop_gradient(maps[int(level)]) for level in LEVELS}
 
     def call(self, inputs, training=None, samples: int | None = None, seed=None):
@@ -340,6 +347,11 @@ class SemanticMatchingNetwork(keras.Model):
         # A student's head knows of no samples.
         draws = {} if samples is None else {"samples": samples, "seed": seed}
         return self.head({name: inputs[name] for name in FEATURES}, training=training, **draws)
+
+
+def mirror_mean(map_, of_mirror_image):
+    """The mean of an image's feature map and its mirror image's, mirrored back: two (B, h, w, C) arrays."""
+    return (map_ + of_mirror_image[:, :, ::-1]) / 2
 
 
 def full_resolution(flows: Mapping, source_size: tuple[int, int], target_size: tuple[int, int]) -> dict:

@@ -40,6 +40,7 @@ from tfcorr.semantic.data import (
     KeypointSamples,
     PairInputs,
     PooledSamples,
+    RehearsedSamples,
     WarpedSamples,
     make_pool,
 )
@@ -176,7 +177,7 @@ class _Regime:
 
         return tell
 
-    def _inputs(self, pairs: Sequence[ImagePair]) -> PairInputs:
+    def _inputs(self, pairs: Sequence[ImagePair], mirror: bool = False) -> PairInputs:
         """The inputs of real pairs; their features are computed now if they are to be cached."""
         cache = None
         if self.config.cache_features:
@@ -184,7 +185,7 @@ class _Regime:
             folder = self.run / "features" / files_key(images)
             cache = FeatureCache(folder, self.extractor, images, self.photos)
             cache.fill(self._progress("features"))
-        return PairInputs(pairs, self.photos, self.config.size, cache)
+        return PairInputs(pairs, self.photos, self.config.size, cache, mirror)
 
     def _pairs(self, sets: Sequence[PairSet]) -> list[ImagePair]:
         return [pair for one in sets for pair in find_pairs(one, self.config.data_root)]
@@ -331,8 +332,10 @@ class _Regime:
             self._save(self._teacher_folder, head, state, SEMANTIC_TEACHER, stage)
         return state
 
-    def _warped(self) -> tuple[Samples, bool]:
+    def _warped(self, batch: int | None = None) -> tuple[Samples, bool]:
+        """The teacher's warped pairs, and whether they are features."""
         stage = self.config.teacher
+        batch = batch or stage.train.batch
         samples = WarpedSamples(
             find_image_set(stage.synthetic.source, self.config.data_root),
             self.photos,
@@ -340,7 +343,7 @@ class _Regime:
             grid=self.grid,
             warps=stage.synthetic.warps,
             jitter=stage.synthetic.jitter,
-            batch=1 if stage.synthetic.pool else stage.train.batch,
+            batch=1 if stage.synthetic.pool else batch,
             seed=stage.train.seed,
         )
         if not stage.synthetic.pool:
@@ -352,7 +355,7 @@ class _Regime:
             stage.synthetic.pool,
             progress=self._progress("warped pairs"),
         )
-        return PooledSamples(records, stage.train.batch, stage.train.seed), True
+        return PooledSamples(records, batch, stage.train.seed), True
 
     def _annotated(self) -> tuple[Samples, bool]:
         stage = self.config.teacher
@@ -373,12 +376,12 @@ class _Regime:
         inputs, records = self._hypotheses()
         records.check()
         if records.missing():
-            teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER)
-            head = _compiled(teacher.network, self.config.hypotheses.count)
+            teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER).network
+            teacher.mirror = self.config.hypotheses.mirror
             make_hypotheses(
-                head,
+                _compiled(teacher, self.config.hypotheses.count),
                 records,
-                inputs.many,
+                self._inputs(inputs.pairs, teacher.mirror).many,
                 seed=self.config.hypotheses.seed,
                 progress=self._progress("hypotheses"),
             )
@@ -414,12 +417,18 @@ class _Regime:
         if records.missing():
             raise DataError(f"{records.folder}: not finished; run stage=semantic_hypotheses first")
 
+        rehearsed = round(stage.rehearsal * stage.train.batch)
+        if rehearsed and self.config.teacher.synthetic is None:
+            raise TfcorrError("student.rehearsal: there are no warped pairs; it needs teacher.synthetic")
+        if rehearsed >= stage.train.batch:
+            raise TfcorrError(f"student.rehearsal: expected a share below 1, got {stage.rehearsal:g}")
+
         def samples(augment: bool) -> DistillationSamples:
             return DistillationSamples(
                 inputs,
                 records,
                 directions=stage.directions,
-                batch=stage.train.batch,
+                batch=stage.train.batch - rehearsed,
                 seed=stage.train.seed,
                 augment=augment,
                 flip=stage.flip,
@@ -439,16 +448,24 @@ class _Regime:
         trainer = DistillationTrainer(
             network, store, directions=stage.directions, **dataclasses.asdict(stage.loss)
         )
-        one_pass = math.ceil(len(inputs.pairs) / stage.train.batch)
+        one_pass = math.ceil(len(inputs.pairs) / (stage.train.batch - rehearsed))
 
         def callbacks(state: RunState) -> list[keras.callbacks.Callback]:
             rounds = stage.steps_per_round or one_pass
             e_step = samples(augment=False).every_pair
             return [EStep(state, self.run / "student", e_step, rounds, report=self.report)]
 
+        trained = samples(augment=True)
+        if rehearsed:
+            warped, features = self._warped(rehearsed)
+            if features != cached:
+                raise TfcorrError(
+                    "student.rehearsal: give both of cache_features and teacher.synthetic.pool, or neither"
+                )
+            trained = RehearsedSamples(trained, warped)
         state = self._fit(
             trainer,
-            samples(augment=True),
+            trained,
             stage.train,
             "student",
             key,

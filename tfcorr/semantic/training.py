@@ -151,6 +151,8 @@ class DistillationTrainer(_FlowTrainer):
         valid: (B, h, w), optional: which cells count.
         flipped: (B,) bool, optional: pairs that are mirrored left to right here, hypotheses too. The store's
             variances are those of the pair as it is; they are mirrored to match.
+        known: (B,) bool, optional: pairs whose hypotheses are the truth, see
+            `tfcorr.semantic.data.RehearsedSamples`; they have weight 1 and nothing in the store.
 
     Args:
         network: maps a batch to a dict of ``flow_t2s`` and ``flow_s2t``, float32 (B, h, w, 2); its trainable
@@ -233,7 +235,14 @@ class DistillationTrainer(_FlowTrainer):
         hypotheses = ops.cast(data[f"flows_{direction}"], "float32")
         weights = divergence = None
         if self.reweight:
-            variance = variances[:, number]
+            empirical = empirical_variance(
+                prediction if self.divergence_gradient else ops.stop_gradient(prediction), hypotheses
+            )
+            variance, plain = variances[:, number], self.round == 0
+            if "known" in data:
+                known = ops.reshape(ops.cast(data["known"], "bool"), (-1, 1, 1, 1))
+                variance = ops.where(known, ops.stop_gradient(empirical), variance)
+                plain = ops.logical_or(plain, known[..., None])
             weights = hypothesis_weights(
                 prediction,
                 hypotheses,
@@ -244,9 +253,8 @@ class DistillationTrainer(_FlowTrainer):
                 detach=self.detach,
             )
             # Algorithm 1, line 3.
-            weights = ops.where(self.round == 0, ops.ones_like(weights), weights)
-            seen = prediction if self.divergence_gradient else ops.stop_gradient(prediction)
-            divergence = error_divergence(variance, empirical_variance(seen, hypotheses), floor=self.floor)
+            weights = ops.where(plain, ops.ones_like(weights), weights)
+            divergence = error_divergence(variance, empirical, floor=self.floor)
         terms = distillation_loss(
             prediction,
             hypotheses,
