@@ -151,6 +151,19 @@ def test_a_model_folder_comes_back(folder, photo):
     assert (matcher.size, matcher.card.name) == (64, "tiny")
     known = SemanticMatcher(network, size=64).match(photo, photo[:100])
     np.testing.assert_allclose(matcher.match(photo, photo[:100]), known, atol=1e-3)
+    assert not matcher.network.mirror
+    mirrored = SemanticMatcher.from_pretrained(place, mirror=True)
+    assert np.abs(mirrored.match(photo, photo[:100]) - known).max() > 1e-2
+
+
+def test_a_model_that_looks_twice_does_so_unless_told_not_to(folder, tmp_path):
+    _, network = folder
+    twice = SemanticMatchingNetwork(network.head, network.backbone, mirror=True)
+    card = {"name": "twice", "job": SEMANTIC_MATCHING}
+    backbone = {"name": "mobilenet", "arguments": {"alpha": 0.25}}
+    save_network(tmp_path / "twice", twice, backbone=backbone, size=64, card=card)
+    assert SemanticMatcher.from_pretrained(tmp_path / "twice").network.mirror
+    assert not SemanticMatcher.from_pretrained(tmp_path / "twice", mirror=False).network.mirror
 
 
 def test_without_a_model_it_says_how_to_get_one(monkeypatch):

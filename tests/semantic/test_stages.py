@@ -181,6 +181,7 @@ def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_pat
             "student.from_teacher": 1.0,
             "student.rehearsal": 0.5,
             "hypotheses.mirror": True,
+            "student.mirror": True,
             "evaluation.methods": list(get_args(EvaluatedMethod)),
         },
     )
@@ -188,6 +189,8 @@ def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_pat
     check(root, config, state, lines)
     errors = json.loads((tmp_path / "evaluation.json").read_text())["synthetic"]["warps"]["methods"]
     assert errors["untrained"]["end_point_error"] != errors["untrained_mirrored"]["end_point_error"]
+    assert errors["model"] == errors["model_mirrored"] != errors["model_plain"]
+    assert load_network(config.output).network.mirror
     variances = np.load(tmp_path / "variance/variance-000002.npy")
     assert variances.shape == (5, 2, 4, 4, 2) and (variances > 0).any()
     # A second call finds everything done.

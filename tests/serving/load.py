@@ -102,9 +102,9 @@ def start_server(folder: Path) -> tuple[subprocess.Popen, dict[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # With an arena for each of many threads, glibc keeps from the others what one of them freed, and the
-        # memory creeps up to the worst case of every arena.
-        env={**os.environ, "MALLOC_ARENA_MAX": "2"},
+        # As glibc stands, memory creeps up for hours: it has an arena for each of many threads, which keeps from
+        # the others what was freed in it, and after the first large array takes all of up to 32 MB from there.
+        env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(2**18)},
     )
     line = process.stdout.readline()
     found = re.search(r"at (\S+) and (http://\S+)", line)

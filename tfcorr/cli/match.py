@@ -59,7 +59,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--points-output", metavar="OUT", help="CSV for where they lie in TARGET")
     parser.add_argument("--model", metavar="M", help="name of a model (see tfcorr models), or a model folder")
     parser.add_argument(
-        "--mirror", action="store_true", help="look at the mirror images too: better matches, twice the time"
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="look at the mirror images too, for better matches in up to twice the time (default: as the "
+        "model was trained)",
     )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="processor threads to use")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")

@@ -173,7 +173,9 @@ class StudentStage:
     ``model`` goes to `tfcorr.semantic.network.MatchingHead`; ``from_teacher`` starts from the teacher's
     adaptation layers instead of random ones; what they add to the backbone's features is multiplied by it.
     ``rehearsal`` (not in the paper) is the share of a batch that consists of the teacher's warped pairs, with
-    the truth in place of hypotheses, so that the student stays good at them."""
+    the truth in place of hypotheses, so that the student stays good at them. ``mirror`` makes a student that
+    sees the mean of each image's features and of its mirror image's, like the teacher with
+    `HypothesesStage.mirror`; warped pairs of a pool are kept, and so seen, without."""
 
     train: Training
     model: dict[str, Any] = field(default_factory=dict)
@@ -185,6 +187,7 @@ class StudentStage:
     affine: float = at_least(0.0, 0.0)
     from_teacher: float = at_least(0.0, 0.0)
     rehearsal: float = at_least(0.0, 0.0)
+    mirror: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +218,7 @@ class SyntheticBenchmark:
 EvaluatedMethod = Literal[
     "model",
     "model_mirrored",
+    "model_plain",
     "teacher",
     "teacher_mirrored",
     "average",
@@ -229,8 +233,9 @@ EvaluatedMethod = Literal[
 class Evaluation:
     """What is measured. ``methods`` beside the ``model``: its ``teacher``, the plain ``average`` of
     ``hypotheses`` samples of the teacher, the ``untrained`` backbone under the same matching head, and
-    ``identity``; each of them, but for the last, also with ``_mirrored`` behind its name, where the features
-    are the mean of each image's and of its mirror image's. ``bootstrap`` resamples give the intervals."""
+    ``identity``. Behind all names but the last, ``_mirrored`` makes the features the mean of each image's and
+    of its mirror image's, ``_plain`` takes the image's alone; without either, the model does what its card
+    says and the others are plain. ``bootstrap`` resamples give the intervals."""
 
     benchmarks: tuple[Benchmark, ...] = ()
     synthetic: tuple[SyntheticBenchmark, ...] = ()

@@ -41,7 +41,8 @@ __all__ = [
     "table",
 ]
 
-_MIRRORED = "_mirrored"  # how the names of methods end that average over an image and its mirror image
+# How the names of methods end that do, or do not, average over an image and its mirror image.
+_MIRRORED, _PLAIN = "_mirrored", "_plain"
 #: (B, S, S, 3) source and target in [0, 1] -> flow T2S (B, h, w, 2) in [-1, 1] units.
 Matches = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -239,13 +240,13 @@ def _methods(
 
     student = load_network(model)
     loaded = {"model": student}
-    if {"teacher", "average"} & {name.removesuffix(_MIRRORED) for name in evaluation.methods}:
+    if any(name.startswith(("teacher", "average")) for name in evaluation.methods):
         if teacher is None:
             raise TfcorrError("evaluation.methods: teacher and average need the teacher's model folder")
         loaded["teacher"] = load_network(teacher, job=SEMANTIC_TEACHER)
     functions: dict[str, Matches] = {}
     for name in evaluation.methods:
-        method = name.removesuffix(_MIRRORED)
+        method = name.removesuffix(_MIRRORED).removesuffix(_PLAIN)
         if method == "identity":
             grid = (-(-student.size // STRIDES[0]),) * 2
             functions[name] = lambda source, target, grid=grid: np.zeros((len(source), *grid, 2), np.float32)
@@ -257,7 +258,8 @@ def _methods(
             head = MatchingHead(head.channels, blocks=0, attention="none")
         elif method == "average" and isinstance(head, TeacherHead):
             samples = evaluation.hypotheses
-        network = SemanticMatchingNetwork(head, owner.backbone, mirror=name != method)
+        mirror = owner.mirror if name == "model" else name.endswith(_MIRRORED)
+        network = SemanticMatchingNetwork(head, owner.backbone, mirror=mirror)
         functions[name] = _compiled(network, samples, evaluation.seed)
     cards = {
         name: {"name": one.card.name, "sha256": one.card.checksums[WEIGHTS_FILE]}

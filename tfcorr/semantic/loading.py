@@ -60,7 +60,11 @@ def load_network(name_or_folder: str | Path | None = None, *, job: str = SEMANTI
     try:
         size = int(card.architecture["size"])
         head = head_from_architecture(card.architecture["head"])
-        network = SemanticMatchingNetwork(head, backbones.backbone(**card.architecture["backbone"]))
+        network = SemanticMatchingNetwork(
+            head,
+            backbones.backbone(**card.architecture["backbone"]),
+            mirror=bool(card.architecture.get("mirror", False)),
+        )
         network.build()
     except (KeyError, TfcorrError, TypeError, ValueError) as error:
         raise ModelError(f"{card.folder / CARD_FILE}: 'architecture' cannot be built: {error}") from error
@@ -91,5 +95,10 @@ def save_network(
         card: what it says beside ``architecture`` and ``checksums``.
     """
     network.build()
-    architecture = {"backbone": backbone, "size": size, "head": network.head.architecture}
+    architecture = {
+        "backbone": backbone,
+        "size": size,
+        "mirror": network.mirror,
+        "head": network.head.architecture,
+    }
     write_model(folder, network, {**card, "architecture": architecture})

@@ -77,20 +77,21 @@ class SemanticMatcher:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | Path | None = None, *, mirror: bool = False
+        cls, name_or_folder: str | Path | None = None, *, mirror: bool | None = None
     ) -> SemanticMatcher:
         """Loads a trained model after checking its files against the checksums of its card.
 
         Args:
             name_or_folder: a model of `tfcorr models`, a model folder, or `None` for the default model.
-            mirror: look at the mirror images too, for better matches in about twice the time; see
-                `tfcorr.semantic.network.SemanticMatchingNetwork`.
+            mirror: whether to look at the mirror images too, for better matches in up to twice the time; see
+                `tfcorr.semantic.network.SemanticMatchingNetwork`. None: as the model was trained.
 
         Raises:
             ModelError: no such model, damaged files, or a card that cannot be used.
         """
         loaded = load_network(name_or_folder)
-        loaded.network.mirror = mirror
+        if mirror is not None:
+            loaded.network.mirror = mirror
         return cls(loaded.network, size=loaded.size, card=loaded.card)
 
     def match(

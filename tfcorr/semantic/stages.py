@@ -165,8 +165,8 @@ class _Regime:
             raise TfcorrError(f"{section}.model: {error}") from error
         return head
 
-    def _network(self, head: Head, cached: bool) -> SemanticMatchingNetwork:
-        network = SemanticMatchingNetwork(head, None if cached else self.backbone)
+    def _network(self, head: Head, cached: bool, mirror: bool = False) -> SemanticMatchingNetwork:
+        network = SemanticMatchingNetwork(head, None if cached else self.backbone, mirror=mirror)
         network.build()
         return network
 
@@ -304,7 +304,7 @@ class _Regime:
         }
         save_network(
             folder,
-            SemanticMatchingNetwork(head, self.backbone),
+            SemanticMatchingNetwork(head, self.backbone, mirror=getattr(stage, "mirror", False)),
             backbone={"name": config.backbone, "arguments": config.backbone_arguments},
             size=config.size,
             card=card,
@@ -438,7 +438,8 @@ class _Regime:
 
         cached = self.config.cache_features
         head = self._head(MatchingHead, stage, "student")
-        network = self._network(head, cached)
+        network = self._network(head, cached, stage.mirror)
+        inputs = self._inputs(inputs.pairs, stage.mirror)
         if stage.from_teacher:
             teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER)
             _copy_adaptation(teacher, head, stage.from_teacher)
