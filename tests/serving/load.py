@@ -102,8 +102,9 @@ def start_server(folder: Path) -> tuple[subprocess.Popen, dict[str, str]]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        # As glibc stands, memory creeps up for hours: it has an arena for each of many threads, which keeps from
-        # the others what was freed in it, and after the first large array takes all of up to 32 MB from there.
+        # As glibc stands, memory creeps up for hours: it has an arena for each of many threads, which keeps
+        # from the others what was freed in it, and after the first large array it takes arrays of up to 32 MB
+        # from there.
         env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_MMAP_THRESHOLD_": str(2**18)},
     )
     line = process.stdout.readline()
