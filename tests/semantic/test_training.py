@@ -166,7 +166,9 @@ def test_known_pairs_are_not_weighed(tmp_path):
     weights[1] = 1
     assert float(found["flow"]) == pytest.approx(np.mean(np.sum(weights * squares, -1)), rel=1e-4)
     # Nothing is stored of a known pair, so nothing diverges from it.
-    one = trainer.losses_of({**data, "flows_t2s": data["flows_t2s"][:1], "index": [0]}, training=True)
+    one = trainer.losses_of(
+        {**data, "flows_t2s": data["flows_t2s"][:1], "index": tf.constant([0])}, training=True
+    )
     assert float(found["divergence"]) == pytest.approx(float(one["divergence"]) / 2, rel=1e-5)
 
 

@@ -61,8 +61,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--mirror",
         action=argparse.BooleanOptionalAction,
-        help="look at the mirror images too, for better matches in up to twice the time (default: as the "
-        "model was trained)",
+        help="look at the mirror images too, for better matches in up to twice the time (default: as "
+        "the model's card says)",
     )
     parser.add_argument("--threads", type=positive_int, metavar="N", help="processor threads to use")
     parser.add_argument("--overwrite", action="store_true", help="replace files that exist")

@@ -173,9 +173,9 @@ class StudentStage:
     ``model`` goes to `tfcorr.semantic.network.MatchingHead`; ``from_teacher`` starts from the teacher's
     adaptation layers instead of random ones; what they add to the backbone's features is multiplied by it.
     ``rehearsal`` (not in the paper) is the share of a batch that consists of the teacher's warped pairs, with
-    the truth in place of hypotheses, so that the student stays good at them. ``mirror`` makes a student that
-    sees the mean of each image's features and of its mirror image's, like the teacher with
-    `HypothesesStage.mirror`; warped pairs of a pool are kept, and so seen, without."""
+    the truth in place of hypotheses, so that the student stays good at them. ``mirror`` makes a student
+    that, once it is trained, sees the mean of each image's features and of its mirror image's, like the
+    teacher with `HypothesesStage.mirror`; training without was better for both ways of using it."""
 
     train: Training
     model: dict[str, Any] = field(default_factory=dict)

@@ -84,7 +84,7 @@ class SemanticMatcher:
         Args:
             name_or_folder: a model of `tfcorr models`, a model folder, or `None` for the default model.
             mirror: whether to look at the mirror images too, for better matches in up to twice the time; see
-                `tfcorr.semantic.network.SemanticMatchingNetwork`. None: as the model was trained.
+                `tfcorr.semantic.network.SemanticMatchingNetwork`. None: as the model's card says.
 
         Raises:
             ModelError: no such model, damaged files, or a card that cannot be used.

@@ -165,8 +165,8 @@ class _Regime:
             raise TfcorrError(f"{section}.model: {error}") from error
         return head
 
-    def _network(self, head: Head, cached: bool, mirror: bool = False) -> SemanticMatchingNetwork:
-        network = SemanticMatchingNetwork(head, None if cached else self.backbone, mirror=mirror)
+    def _network(self, head: Head, cached: bool) -> SemanticMatchingNetwork:
+        network = SemanticMatchingNetwork(head, None if cached else self.backbone)
         network.build()
         return network
 
@@ -438,8 +438,7 @@ class _Regime:
 
         cached = self.config.cache_features
         head = self._head(MatchingHead, stage, "student")
-        network = self._network(head, cached, stage.mirror)
-        inputs = self._inputs(inputs.pairs, stage.mirror)
+        network = self._network(head, cached)
         if stage.from_teacher:
             teacher = load_network(self._teacher_folder, job=SEMANTIC_TEACHER)
             _copy_adaptation(teacher, head, stage.from_teacher)
