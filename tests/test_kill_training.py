@@ -34,7 +34,7 @@ def test_a_killed_training_ends_with_the_same_weights(stage, steps, tmp_path):
     with h5py.File(next(path for path in weights if ".part" not in str(path)), "r+") as file:
         datasets = []
         file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-        datasets[0][...] = np.nextafter(datasets[0][()], np.float32(1))
+        datasets[0][...] = np.nextafter(datasets[0][()], np.float32(np.inf))
     sys.path.insert(0, str(SCRIPT.parent))
     try:
         from kill_training import differing
