@@ -196,10 +196,7 @@ class PairInputs:
                     return None
                 if self.mirror:
                     others = self.cache.read(path, not flip)
-                    maps = {
-                        stride: mirror_mean(map_[None], others[stride][None])[0]
-                        for stride, map_ in maps.items()
-                    }
+                    maps = {stride: mirror_mean(map_, others[stride]) for stride, map_ in maps.items()}
                 inputs.update({f"{role}_{stride}": maps[stride] for stride in STRIDES})
             else:
                 photo = self.photos.get(path)

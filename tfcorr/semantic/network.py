@@ -350,8 +350,8 @@ class SemanticMatchingNetwork(keras.Model):
 
 
 def mirror_mean(map_, of_mirror_image):
-    """The mean of an image's feature map and its mirror image's, mirrored back: two (B, h, w, C) arrays."""
-    return (map_ + of_mirror_image[:, :, ::-1]) / 2
+    """The mean of an image's feature map and its mirror image's, mirrored back: two (..., h, w, C) arrays."""
+    return (map_ + of_mirror_image[..., ::-1, :]) / 2
 
 
 def full_resolution(flows: Mapping, source_size: tuple[int, int], target_size: tuple[int, int]) -> dict:

@@ -282,7 +282,9 @@ class _Regime:
             seed=training["seed"], config=key, step=training["steps"], seconds=training["seconds"]
         )
 
-    def _save(self, folder: Path, head: Head, state: RunState, job: str, stage: Any) -> None:
+    def _save(
+        self, folder: Path, head: Head, state: RunState, job: str, stage: Any, mirror: bool = False
+    ) -> None:
         config = self.config
         card = {
             "name": config.name if job == SEMANTIC_MATCHING else f"{config.name}-teacher",
@@ -304,7 +306,7 @@ class _Regime:
         }
         save_network(
             folder,
-            SemanticMatchingNetwork(head, self.backbone, mirror=getattr(stage, "mirror", False)),
+            SemanticMatchingNetwork(head, self.backbone, mirror=mirror),
             backbone={"name": config.backbone, "arguments": config.backbone_arguments},
             size=config.size,
             card=card,
@@ -474,7 +476,7 @@ class _Regime:
         )
         self._tell_skipped()
         if state.step == stage.train.steps or stage.train.max_minutes == 0:
-            self._save(output, head, state, SEMANTIC_MATCHING, stage)
+            self._save(output, head, state, SEMANTIC_MATCHING, stage, stage.mirror)
         return state
 
     def evaluate(self) -> dict[str, float]:
