@@ -97,8 +97,9 @@ def test_command(tiny_model_folder, tmp_path, capsys):
     pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
     target = tmp_path / "out"
     command = ["export", str(tiny_model_folder), "--output", str(target), "--format", "onnx"]
-    assert main([*command, "--size", "9x11", "--reference-size", "36x40"]) == 0
-    told = capsys.readouterr().out
+    status = main([*command, "--size", "9x11", "--reference-size", "36x40"])
+    told, error = capsys.readouterr()
+    assert (status, error) == (0, "")
     assert told.startswith(f"{target}: written, ")
     assert "from the Python prediction on a trial pair" in told
     information = json.loads((target / "export.json").read_text())

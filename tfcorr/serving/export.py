@@ -39,6 +39,7 @@ TOLERANCE = 1e-3
 # Size of the pair that an export of open sizes is tried on: odd, and the reference larger than four times it.
 _TRIAL = (22, 27)
 _TRIAL_REFERENCE = (101, 124)
+_TRIAL_SHIFT = (8, 12)
 # A pattern that matching can tell apart, with edges: random cells of so many pixels, enlarged smoothly.
 _TRIAL_CELL = 3
 
@@ -133,8 +134,7 @@ def export_super_resolver(
             onnx.export_super_resolution(model, part, **sizes)
 
     def difference(run: Callable) -> float:
-        lr = trial_image(*(size or _TRIAL), seed=0)
-        reference = trial_image(*(reference_size or _TRIAL_REFERENCE), seed=1)
+        lr, reference = _trial_pair(size or _TRIAL, reference_size or _TRIAL_REFERENCE)
         found = run(lr=lr, reference=reference)["image"]
         return float(np.abs(found - upscaler.upscale(lr, reference)).max())
 
@@ -221,6 +221,15 @@ def trial_image(height: int, width: int, seed: int) -> np.ndarray:
     cells = (height // _TRIAL_CELL + 2, width // _TRIAL_CELL + 2, 3)
     small = np.random.default_rng(seed).random(cells, dtype=np.float32)
     return np.clip(resize_bicubic(small, (height, width)), 0, 1)
+
+
+def _trial_pair(size: _Size, reference_size: _Size) -> tuple[np.ndarray, np.ndarray]:
+    """An input and a reference that shows the same, moved: clear matches, which rounding does not change."""
+    from tfcorr.imaging.resize import resize_bicubic
+
+    lr = trial_image(*size, seed=0)
+    reference = np.clip(resize_bicubic(lr, reference_size), 0, 1)
+    return lr, np.roll(reference, _TRIAL_SHIFT, axis=(0, 1))
 
 
 def _export(
