@@ -42,7 +42,6 @@ def pytest_runtest_setup(item):
     a while so close that two runtimes disagree.
     """
     random.seed(item.nodeid)
-    np.random.seed(0)
 
 
 def load_golden(name: str, prefix: str | None = None) -> dict[str, np.ndarray]:
