@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -262,3 +263,17 @@ def test_points_files_that_cannot_be_used(call, tmp_path, capsys, text, message)
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1 and told[:-1].isprintable() and len(told) < 500
     assert not (tmp_path / "f.npz").exists() and not (tmp_path / "out.csv").exists()
+
+
+def test_the_shipped_model_finds_a_moved_window():
+    sample = Path(__file__).parents[2] / "docs" / "sample" / "ground_truth.png"
+    image = np.asarray(Image.open(sample).convert("RGB"))
+    dy, dx = (side // 8 for side in image.shape[:2])
+    source, target = image[dy:, dx:], image[:-dy, :-dx]
+    flow = SemanticMatcher.from_pretrained().match(source, target)
+    # A place in the source lies (dx, dy) further right and down in the target; at the rim it lies outside.
+    height, width = source.shape[:2]
+    inner = flow[height // 8 : -height // 4, width // 8 : -width // 4]
+    error = np.hypot(inner[..., 0] - dx, inner[..., 1] - dy)
+    assert np.median(error) < 0.03 * max(height, width)
+    assert (error < 0.1 * max(height, width)).mean() > 0.9
