@@ -1,23 +1,33 @@
-"""`tfcorr bench export`: what every export of a model costs, in size, time, memory and decibels.
+"""`tfcorr bench export`: what every export of a model costs, in size, time, memory and quality.
 
 Exports the model in every format (those that stand in the work folder already are taken as they are), and
-runs each in a process of its own on the sample pairs. A sample is a folder with `low_res.png`,
-`reference.png` and `ground_truth.png`. Quality is PSNR of the Y channel by the protocol of the literature,
-its loss against the Python prediction in float32.
+runs each in a process of its own on the same trials:
+
+- super-resolution: samples, folders with `low_res.png`, `reference.png` and `ground_truth.png`; quality is
+  PSNR of the Y channel by the protocol of the literature, in dB;
+- semantic matching: pairs of photographs with marked points, brought to the network's size; quality is the
+  share of the points that are right, PCK@0.1, in percent.
+
+What an export loses is told against the Python prediction in float32.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from tfcorr.bench import children
-from tfcorr.bench.export_work import PYTHON
+from tfcorr.bench.export_work import PYTHON, by_trial, load_predictor
+from tfcorr.errors import UsageError
 
-__all__ = ["Contestant", "Measured", "run", "table"]
+__all__ = ["CONTESTANTS", "Contestant", "Measured", "Trials", "marked_pairs", "run", "samples", "table"]
+
+# Of the side of the box, or of the image where the list has no boxes.
+_ALPHA = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,25 @@ CONTESTANTS = (
 )
 
 
+# What a matcher can be exported as; it takes images of its network's size.
+_MATCHER_FORMATS = ("saved_model", "tflite")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What the contestants run on.
+
+    Attributes:
+        inputs: of each trial, by the names of the export's inputs, float32.
+        quality: what `score` gives, with its unit.
+        score: from the outputs of all trials, by name, to their quality.
+    """
+
+    inputs: Sequence[dict[str, np.ndarray]]
+    quality: str
+    score: Callable[[Sequence[dict[str, np.ndarray]]], float]
+
+
 @dataclass(frozen=True)
 class Measured:
     """A row of the table.
@@ -54,28 +83,95 @@ class Measured:
     Attributes:
         name: the contestant's name.
         megabytes: all of its files; of `python` the weights.
-        seconds: median time of a run over all samples, after one run to warm up.
-        memory: megabytes that the process grew by at its peak, from before the model was loaded.
-        psnr_y: mean over the samples, in dB.
-        lost: dB less than `python`.
+        seconds: for one trial: the median over the rounds of the mean over the trials.
+        memory: megabytes that the process grew by at its peak, from before the model was loaded until the
+            first trial was done.
+        quality: of all trials, see `Trials`.
+        lost: quality less than that of `python`.
     """
 
     name: str
     megabytes: float
     seconds: float
     memory: float
-    psnr_y: float
+    quality: float
     lost: float
+
+
+def samples(folders: Sequence[Path], crop: int | None = None) -> Trials:
+    """Trials of super-resolution.
+
+    Args:
+        folders: see the module.
+        crop: side in pixels of the middle of `low_res.png` that is taken; None: all of it. References stay
+            whole.
+    """
+    from tfcorr.imaging import evaluate_pair
+
+    read = [_read_sample(folder, crop) for folder in folders]
+
+    def score(outputs: Sequence[dict[str, np.ndarray]]) -> float:
+        pairs = zip(outputs, read, strict=True)
+        return float(
+            np.mean([evaluate_pair(found["image"], truth)["psnr_y"] for found, (*_, truth) in pairs])
+        )
+
+    return Trials([{"lr": lr, "reference": reference} for lr, reference, _ in read], "PSNR-Y, dB", score)
+
+
+def marked_pairs(list_file: Path, images: Path, size: int) -> Trials:
+    """Trials of semantic matching.
+
+    Args:
+        list_file: a CSV of pairs and their marks, in the layout `csv` of :mod:`tfcorr.semantic.datasets`.
+        images: the folder that the list's files lie in.
+        size: side in pixels of the network's images.
+
+    Raises:
+        DataError: the list or a photograph cannot be read.
+        UsageError: the list has no marked pair.
+    """
+    from tfcorr.config.semantic import PairSet
+    from tfcorr.semantic.datasets import KeypointPair, find_pairs
+    from tfcorr.semantic.features import network_image
+    from tfcorr.semantic.pck import score_pair
+    from tfcorr.training.photos import PhotoCache
+
+    listed = find_pairs(PairSet(layout="csv", list=str(list_file.resolve())), str(images))
+    pairs = [pair for pair in listed if isinstance(pair, KeypointPair)]
+    if not pairs:
+        raise UsageError(f"{list_file}: has no pair with marked points")
+    photos = PhotoCache(keep=2 * len(pairs))
+    # The points of the target are taken into the source; an export's source is the image that asks.
+    inputs = [
+        {
+            "source": network_image(photos.get(pair.target), size),
+            "target": network_image(photos.get(pair.source), size),
+        }
+        for pair in pairs
+    ]
+    sizes = [[photos.get(file).shape[:2] for file in (pair.source, pair.target)] for pair in pairs]
+    threshold = "box" if all(pair.source_box is not None for pair in pairs) else "image"
+    pixels = np.stack(np.meshgrid(np.arange(size), np.arange(size)), axis=-1)
+
+    def score(outputs: Sequence[dict[str, np.ndarray]]) -> float:
+        right = []
+        for found, pair, (source_size, target_size) in zip(outputs, pairs, sizes, strict=True):
+            grid = (pixels + found["flow"]) * 2 / (size - 1) - 1
+            scored = score_pair(grid, pair, source_size, target_size, threshold=threshold)
+            right.append(scored.correct(_ALPHA).mean())
+        return 100 * float(np.mean(right))
+
+    return Trials(inputs, f"PCK@{_ALPHA:g}, %", score)
 
 
 def run(
     model: str,
-    samples: list[Path],
+    trials: Trials,
     work: Path,
     *,
     representative: Path | None = None,
     only: list[str] | None = None,
-    crop: int | None = None,
     repeats: int = 3,
     threads: int | None = None,
     report=print,
@@ -84,91 +180,110 @@ def run(
 
     Args:
         model: name or folder of a model.
-        samples: folders, see above.
+        trials: of the model's job.
         work: folder for the exports.
         representative: photographs for `tflite-int8`, which is left out without.
-        only: names of contestants; None: all.
-        crop: side in pixels of the middle of `low_res.png` that is taken; None: all of it. References stay
-            whole.
-        repeats: timed runs of each.
+        only: names of contestants; None: all that the model can be exported as.
+        repeats: timed rounds of each.
         threads: for each contestant; None: the runtime's choice.
         report: is told what goes on.
 
     Raises:
-        TfcorrError: a model, a sample or an export cannot be used, or a measuring process failed.
+        TfcorrError: a model or an export cannot be used, or a measuring process failed.
     """
-    from tfcorr.imaging import evaluate_pair
     from tfcorr.pretrained import find_model
     from tfcorr.serving.export import folder_size
 
     work.mkdir(parents=True, exist_ok=True)
-    pairs = [_read_sample(folder, crop) for folder in samples]
     inputs = work / "inputs.npz"
-    arrays = {f"lr{n}": lr for n, (lr, _, _) in enumerate(pairs)}
-    arrays |= {f"reference{n}": reference for n, (_, reference, _) in enumerate(pairs)}
-    np.savez(inputs, **arrays)
-    chosen = [c for c in CONTESTANTS if only is None or c.name in only]
+    np.savez(
+        inputs,
+        **{f"{n}/{name}": array for n, trial in enumerate(trials.inputs) for name, array in trial.items()},
+    )
+    card = find_model(model, job=None)
+    chosen = [c for c in _contestants(card.job) if only is None or c.name in only]
     if representative is None:
         chosen = [c for c in chosen if c.options.get("precision") != "int8"]
-    _export(model, work, chosen, pairs[0], representative, report)
+    _export(model, card.job, work, chosen, trials.inputs[0], representative, report)
 
     rows, baseline = [], None
     for name in [PYTHON, *(c.name for c in chosen)]:
         report(f"running {name}")
-        target = f"{PYTHON}:{model}" if name == PYTHON else str(work / name)
         outputs_file = work / "outputs.npz"
         found = children.measure(
             {
                 "kind": "export",
-                "target": target,
+                "target": f"{PYTHON}:{model}" if name == PYTHON else str(work / name),
+                "job": card.job,
                 "inputs": str(inputs),
                 "outputs": str(outputs_file),
                 "repeats": repeats,
                 "threads": threads,
             }
         )
-        with np.load(outputs_file) as outputs:
-            scores = [
-                evaluate_pair(outputs[f"image{n}"], truth)["psnr_y"] for n, (_, _, truth) in enumerate(pairs)
-            ]
-        score = float(np.mean(scores))
-        baseline = score if baseline is None else baseline
-        size = find_model(model).size if name == PYTHON else folder_size(work / name)
-        rows.append(Measured(name, size / 1e6, found["seconds"], found["memory"], score, baseline - score))
+        with np.load(outputs_file) as stored:
+            outputs = by_trial(stored)
+        quality = trials.score(outputs)
+        baseline = quality if baseline is None else baseline
+        size = card.size if name == PYTHON else folder_size(work / name)
+        rows.append(
+            Measured(name, size / 1e6, found["seconds"], found["memory"], quality, baseline - quality)
+        )
     return rows
 
 
-def table(rows: list[Measured]) -> str:
-    """The rows as a Markdown table."""
+def table(rows: list[Measured], quality: str) -> str:
+    """The rows as a Markdown table.
+
+    Args:
+        rows: from `run`.
+        quality: of the trials.
+    """
+    unit = quality.rpartition(", ")[2]
     lines = [
-        "| | size, MB | time, s | memory, MB | PSNR-Y, dB | lost, dB |",
+        f"| | size, MB | time, s | memory, MB | {quality} | lost, {unit} |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
     lines += [
-        f"| {row.name} | {row.megabytes:.1f} | {row.seconds:.2f} | {row.memory:.0f} | {row.psnr_y:.3f} "
+        f"| {row.name} | {row.megabytes:.1f} | {row.seconds:.2f} | {row.memory:.0f} | {row.quality:.3f} "
         f"| {row.lost:+.3f} |"
         for row in rows
     ]
     return "\n".join(lines)
 
 
-def _export(model, work: Path, chosen, pair, representative: Path | None, report) -> None:
-    """Makes the exports that are not there."""
-    from tfcorr.refsr.predictor import SuperResolver
+def _contestants(job: str) -> list[Contestant]:
+    """Those that a model for this job can be exported as."""
+    from tfcorr.pretrained import SUPER_RESOLUTION
 
-    upscaler = None
+    if job == SUPER_RESOLUTION:
+        return list(CONTESTANTS)
+    return [
+        c
+        for c in CONTESTANTS
+        if c.options.get("format", "saved_model") in _MATCHER_FORMATS
+        and not c.fixed
+        and c.options.get("variant") != "custom"  # a matcher's is its portable one
+    ]
+
+
+def _export(
+    model: str, job: str, work: Path, chosen, trial: dict, representative: Path | None, report
+) -> None:
+    """Makes the exports that are not there."""
+    predictor = None
     for contestant in chosen:
         if (work / contestant.name).is_dir():
             continue
         report(f"exporting {contestant.name}")
-        upscaler = upscaler or SuperResolver.from_pretrained(model)
+        predictor = predictor or load_predictor(model, job)
         options = dict(contestant.options)
         if contestant.fixed:
-            options |= {"size": pair[0].shape[:2], "reference_size": pair[1].shape[:2]}
+            options |= {"size": trial["lr"].shape[:2], "reference_size": trial["reference"].shape[:2]}
         if options.get("precision") == "int8":
             options["representative"] = representative
         started = time.perf_counter()
-        exported = upscaler.export(work / contestant.name, **options)
+        exported = predictor.export(work / contestant.name, **options)
         report(
             f"  {time.perf_counter() - started:.0f} s, differs by {exported.difference:.2g} on the trial pair"
         )

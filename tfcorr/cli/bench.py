@@ -28,6 +28,7 @@ examples:
   tfcorr bench pipeline --model full --doublings 4 --json pipeline.json --plot pipeline.svg
   tfcorr bench train --steps 20
   tfcorr bench export c2-compact --sample docs/sample --work exports/
+  tfcorr bench export pmd-birds --pairs marks.csv --images photos/ --work exports/
 
 `tfcorr bench WHAT --help` explains each.
 """
@@ -219,13 +220,16 @@ def _add_export(kinds: argparse._SubParsersAction) -> None:
         "export",
         "size, time, memory and quality of every export of a model",
         "Exports a model in every format and precision (what stands in --work already is taken as it is)\n"
-        "and runs each in a process of its own on sample pairs: folders with low_res.png, reference.png and\n"
-        "ground_truth.png.",
+        "and runs each in a process of its own: one for super-resolution on --sample, folders with\n"
+        "low_res.png, reference.png and ground_truth.png; one for semantic matching on --pairs, a CSV of\n"
+        "photographs in --images with marked points (its columns: docs/semantic-matching.md).",
     )
     parser.add_argument("model", metavar="MODEL", help="name or folder of a model")
     parser.add_argument(
-        "--sample", type=Path, action="append", metavar="DIR", required=True, help="a sample; may be repeated"
+        "--sample", type=Path, action="append", metavar="DIR", help="a sample; may be repeated"
     )
+    parser.add_argument("--pairs", type=Path, metavar="FILE", help="list of pairs with marked points")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="photographs of the list")
     parser.add_argument("--work", type=Path, metavar="DIR", required=True, help="folder for the exports")
     parser.add_argument("--representative", type=Path, metavar="DIR", help="photographs for int8")
     parser.add_argument("--only", metavar="NAMES", help="contestants, separated by commas")
@@ -234,23 +238,35 @@ def _add_export(kinds: argparse._SubParsersAction) -> None:
 
 def _export(args: argparse.Namespace) -> _Measured:
     from tfcorr.bench import export
+    from tfcorr.pretrained import SUPER_RESOLUTION, find_model
+    from tfcorr.semantic.loading import SEMANTIC_MATCHING, load_network
 
     only = None
     if args.only:
         names = {contestant.name: contestant.name for contestant in export.CONTESTANTS}
         only = [_one_of(names, name, "--only") for name in args.only.split(",")]
+    card = find_model(args.model, job=None)
+    if card.job == SUPER_RESOLUTION:
+        if not args.sample or args.pairs or args.images:
+            raise UsageError(f"{card.name} is for super-resolution: give --sample, no --pairs and --images")
+        trials = export.samples(args.sample, args.crop)
+    elif card.job == SEMANTIC_MATCHING:
+        if not (args.pairs and args.images) or args.sample or args.crop:
+            raise UsageError(f"{card.name} is for semantic matching: give --pairs and --images alone")
+        trials = export.marked_pairs(args.pairs, args.images, load_network(args.model).size)
+    else:
+        raise UsageError(f"{card.name}: models for {card.job} cannot be exported")
     rows = export.run(
         args.model,
-        args.sample,
+        trials,
         args.work,
         representative=args.representative,
         only=only,
-        crop=args.crop,
         repeats=args.repeats or 3,
         threads=args.threads,
         report=_progress,
     )
-    return [dataclasses.asdict(row) for row in rows], export.table(rows), None
+    return [dataclasses.asdict(row) for row in rows], export.table(rows, trials.quality), None
 
 
 def _add_train(kinds: argparse._SubParsersAction) -> None:
