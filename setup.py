@@ -28,7 +28,7 @@ DATA = {
         "bazel/**/*",
     ],
     "docs": ["sample/low_res.png", "sample/reference.png"],
-    "saved_models": ["*/card.json", "*/*.weights.h5", "*/saved_model/**/*"],
+    "saved_models": ["*/card.json", "*/*.weights.h5"],
 }
 LIBRARY = ["_lib/*/_tfcorr_ops.so", "_lib/*/build.json"]
 

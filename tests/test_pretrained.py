@@ -2,6 +2,7 @@ import json
 import shutil
 
 import h5py
+import numpy as np
 import pytest
 
 import tfcorr.pretrained as pretrained
@@ -221,3 +222,19 @@ def test_models_that_ship_are_whole(card):
     assert (export / "saved_model.pb").is_file()
     assert exported["checksums"] == card.checksums
     assert (exported["variant"], exported["licence"]) == ("portable", card.licence)
+
+
+@pytest.mark.slow
+def test_ready_made_exports_compute_what_the_predictors_do():
+    from tfcorr import SemanticMatcher, SuperResolver
+    from tfcorr.serving.export import trial_image
+    from tfcorr.serving.runtimes import load
+
+    names = {card.name: card.folder / "saved_model" for card in available_models()[0]}
+    one, other = trial_image(40, 56, seed=0), trial_image(160, 200, seed=1)
+    upscaled = SuperResolver.from_pretrained("c2-compact").upscale(one, other)
+    found = load(names["c2-compact"])(lr=one, reference=other)["image"]
+    np.testing.assert_allclose(found, upscaled, atol=1e-3)
+    flow = SemanticMatcher.from_pretrained("pmd-birds").match(other, one)
+    found = load(names["pmd-birds"])(source=other, target=one)["flow"]
+    np.testing.assert_allclose(found, flow, atol=1e-3 * 56)

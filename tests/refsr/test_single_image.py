@@ -5,6 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
+from conftest import logged_pictures
 from PIL import Image
 
 from tfcorr.config import parse_config
@@ -58,7 +59,7 @@ def test_against_pytorch(network):
         x = x + convolve(torch.relu(convolve(x, block.conv1)), block.conv2)
     x = first + convolve(x, network.conv_body)
     for layer in network.upscalers:
-        x = torch.relu(shuffle(convolve(x, layer)))
+        x = functional.leaky_relu(shuffle(convolve(x, layer)), 0.1)
     x = convolve(x, network.conv_last)
     x = x + functional.interpolate(given, scale_factor=4, mode="bilinear", align_corners=False)
     np.testing.assert_allclose(network(lr), x.permute(0, 2, 3, 1).numpy(), atol=1e-4)
@@ -145,6 +146,18 @@ def trained(tmp_path_factory):
     state = train(config, ["tfcorr", "train", "tiny.yaml", f"data_root={root}"], lines.append)
     assert state.step == 2
     return root / "model", lines
+
+
+def test_the_run_shows_pictures(trained):
+    pytest.importorskip("tensorboard")
+    ((name, written),) = logged_pictures(trained[0].parent / "run").items()
+    ((step, (shown,)),) = written
+    assert (name, step, shown.shape) == ("bicubic, restored, truth", 2, (32, 96, 3))
+    truth = image(40, 60, 2)[4:36, 14:46]
+    np.testing.assert_array_equal(shown[:, 64:], truth)
+    small = Image.fromarray(truth).resize((8, 8), Image.Resampling.BICUBIC)
+    enlarged = np.asarray(small.resize((32, 32), Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(shown[:, :32] - enlarged).max() <= 1
 
 
 def test_the_stage_writes_a_model(trained):

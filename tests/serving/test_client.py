@@ -359,8 +359,9 @@ def test_answer_without_bytes(strange):
 
 
 def test_arguments(tmp_path):
-    with pytest.raises(InputError, match="address is 'ftp://x'"):
-        Client("ftp://x")
+    for address in ("ftp://x", "http://localhost:abc", "http://localhost:99999", "http:///x", "grpc://"):
+        with pytest.raises(InputError, match=f"address is '{address}'"):
+            Client(address)
     for named in ({"deadline": 0}, {"attempts": 0}, {"backoff": -1.0}, {"max_message": 0}, {"model": ""}):
         with pytest.raises(InputError):
             Client("http://localhost:1", **named)

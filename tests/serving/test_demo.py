@@ -1,5 +1,6 @@
 """The web page: what it computes, what it refuses, and all of it in a browser without any network."""
 
+import re
 import socket
 import subprocess
 import sys
@@ -171,6 +172,14 @@ def test_semantic_matching(files):
     assert found.look_up(0.5, 1.0)[2].endswith("outside of it.")
     with pytest.raises(TfcorrError, match="Drop both pictures"):
         Matching(ShiftingMatcher(), max_pixels=100).run(files["sharp.png"], None)
+    # Reduced for the matching, a quarter as long; the places are those of the files.
+    found = Matching(ShiftingMatcher(), max_pixels=720).run(files["sharp.png"], files["small.png"])
+    assert (found.flow.shape, found.target_size) == ((24, 30, 2), (24, 30))
+    assert found.look_up(0.5, 0.5)[2] == "(62, 50) of the source lies at (18, 13) of the target."
+
+
+def test_pictures_that_are_too_large(files, monkeypatch):
+    monkeypatch.setattr("tfcorr.serving.demo.semantic.MAX_UPLOAD_PIXELS", 1000)
     with pytest.raises(TfcorrError, match=r"the target, other\.png"):
         Matching(ShiftingMatcher(), max_pixels=1000).run(files["small.png"], files["other.png"])
 
@@ -200,12 +209,22 @@ def test_without_the_extra():
     assert "Traceback" not in done.stderr
 
 
+def test_page_without_a_matcher(upscaling):
+    pytest.importorskip("gradio", reason="needs the extra 'demo'")
+    from tfcorr.serving.demo.page import Page
+
+    parts = Page(upscaling, None, "none here").blocks.config["components"]
+    (told,) = (part["props"]["value"] for part in parts if part["props"].get("elem_id") == "no-matcher")
+    assert "none here" in told and "tfcorr train" in told
+
+
 def test_page_in_a_browser(resolver, files, tmp_path):
     """From upload to download, with no address but this machine's."""
     from serving.browser import chromium, foreign, opened, requested, until
 
     chromium()
     pytest.importorskip("gradio", reason="needs the extra 'demo'")
+    from selenium.webdriver import ActionChains
     from selenium.webdriver.common.by import By
 
     from tfcorr.serving.demo.page import Page
@@ -215,7 +234,8 @@ def test_page_in_a_browser(resolver, files, tmp_path):
     results.mkdir()
     downloads.mkdir()
     (tmp_path / "text.png").write_text("this is no image")
-    page = Page(Upscaling(resolver, max_pixels=MAX_PIXELS, folder=results), None, "none here")
+    matching = Matching(ShiftingMatcher(), max_pixels=20_000)
+    page = Page(Upscaling(resolver, max_pixels=MAX_PIXELS, folder=results), matching)
 
     with (
         bound("127.0.0.1", 0) as listener,
@@ -272,8 +292,19 @@ def test_page_in_a_browser(resolver, files, tmp_path):
 
         tabs = [tab for tab in driver.find_elements(By.CSS_SELECTOR, "[role=tab]") if tab.text]
         next(tab for tab in tabs if "Semantic" in tab.text).click()
-        told = until(lambda: find("#no-matcher").text, "the second tab")
-        assert "none here" in told and "tfcorr train" in told
+        until(lambda: find("#match-button").is_displayed(), "the second tab")
+        upload("#source", files["sharp.png"])
+        upload("#target", files["sharp.png"])
+        find("#match-button").click()
+        middle = "(60, 48) of the source lies at (63, 49) of the target."
+        until(lambda: find("#semantic-found").text == middle, "the match of the middle")
+        until(lambda: find("#source-view img").size["width"] > 100, "the source to point at")
+        shown = find("#source-view img")
+        driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", shown)
+        ActionChains(driver).move_to_element_with_offset(
+            shown, 0, -shown.size["height"] // 4
+        ).click().perform()
+        until(lambda: re.match(r"\(60, 2[345]\) of the source", find("#semantic-found").text), "its place")
 
         urls = requested(driver)
         assert len(urls) > 20  # the page, its scripts, the pictures: the log works

@@ -46,6 +46,20 @@ def test_an_export_that_differs_is_not_written(upscaler, tmp_path, monkeypatch):
     assert upscaler.export(tmp_path / "x", format="onnx", verify=False).difference is None
 
 
+def test_an_export_is_compared_with_what_its_graph_computes(upscaler, tmp_path):
+    """Not with eight views, nor with a reference that was reduced to fit the memory."""
+    pytest.importorskip("onnxruntime", reason="needs the extra 'onnx'")
+    frugal = SuperResolver(upscaler.model, card=upscaler.card, memory=10**6, self_ensemble=True)
+    assert frugal.export(tmp_path / "x", format="onnx").difference < 1e-4
+
+
+def test_without_the_package_for_onnx(upscaler, tmp_path, monkeypatch):
+    monkeypatch.setattr("tfcorr.serving.export.find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r'pip install "tfcorr\[onnx\]"'):
+        upscaler.export(tmp_path / "x", format="onnx")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfcorr.errors import InputError
 from tfcorr.semantic.network import MatchingHead, SemanticMatchingNetwork
 from tfcorr.semantic.predictor import SemanticMatcher
-from tfcorr.serving import tflite
+from tfcorr.serving import Client, ServingError, tflite
 from tfcorr.serving.checks import Limits
 from tfcorr.serving.export import trial_image
 from tfcorr.serving.files import ExportError
 from tfcorr.serving.runtimes import load
+from tfcorr.serving.warmup import WARMUP_FILE
 
 SIZE = 64
 CHANNELS = 48
@@ -78,6 +80,71 @@ def test_saved_model(matcher, tmp_path):
     np.testing.assert_allclose(files["flow"], found["flow"], atol=1e-4)
     with pytest.raises(tf.errors.InvalidArgumentError, match="tfcorr: target has 22500 pixels"):
         run(source=source / np.float32(255), target=np.zeros((150, 150, 3), np.float32))
+
+
+@pytest.fixture(scope="module")
+def exported(matcher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("semantic") / "1"
+    matcher.export(folder, limits=Limits(pixels=30_000, reference_pixels=20_000), verify=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "sentence"),
+    [
+        ((4, 4, 3), (1, 4, 4, 3), "source has shape [4 4 3], expected (batch, height, width, 3)"),
+        ((1, 4, 4, 3), (1, 4, 4, 1), "target has shape [1 4 4 1]"),
+        ((1, 0, 4, 3), (1, 4, 4, 3), "at least 1x1 pixels"),
+        ((1, 200, 200, 3), (1, 4, 4, 3), "source has 40000 pixels, expected at most 30000"),
+        ((2, 4, 4, 3), (1, 4, 4, 3), "source and target have batches of 2 and 1"),
+    ],
+)
+def test_refused_arrays(exported, source, target, sentence):
+    serve = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    with pytest.raises(tf.errors.InvalidArgumentError) as caught:
+        serve(source=tf.zeros(source), target=tf.zeros(target))
+    assert "tfcorr: " in caught.value.message
+    assert sentence in caught.value.message
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "rest"])
+def test_client(matcher, exported, protocol):
+    pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
+    from serving.server import Model, Server
+
+    source, target = photo(30, 44, seed=0), photo(25, 31, seed=1)
+    expected = matcher.match(source, target, details=True)
+    with Server(Model(exported)) as server, Client(server.addresses[protocol], deadline=60) as client:
+        found = client.match(source, target)
+        files = client.match(*(tf.io.encode_png(image).numpy() for image in (source, target)))
+        with pytest.raises(InputError, match="expected two of one kind"):
+            client.match(source, b"file")
+        with pytest.raises(ServingError, match="refused the request: target is no PNG or JPEG file"):
+            client.match(tf.io.encode_png(source).numpy(), b"no file")
+    for flow, confidence in (found, files):
+        assert flow.dtype == confidence.dtype == np.float32
+        np.testing.assert_allclose(flow, expected.flow, atol=0.05)
+        np.testing.assert_allclose(confidence, expected.confidence, atol=1e-2)
+
+
+def test_client_of_another_model(server):
+    """The stand-in enlarges: it knows no source and no target."""
+    with Client(server.addresses["grpc"]) as client, pytest.raises(ServingError, match="source"):
+        client.match(photo(4, 4, seed=0), photo(4, 4, seed=1))
+
+
+def test_warm_up_requests_run(exported):
+    pytest.importorskip("tensorflow_serving", reason="needs the extra 'serving'")
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
+
+    signatures = tf.saved_model.load(str(exported)).signatures
+    seen = []
+    for record in tf.data.TFRecordDataset(str(exported / WARMUP_FILE)):
+        request = PredictionLog.FromString(record.numpy()).predict_log.request
+        inputs = {name: tf.constant(tf.make_ndarray(value)) for name, value in request.inputs.items()}
+        found = signatures[request.model_spec.signature_name](**inputs)
+        seen.append((request.model_spec.signature_name, sorted(found)))
+    assert seen == [(name, ["confidence", "flow"]) for name in ("serving_default", "from_bytes")]
 
 
 def test_tflite(matcher, tmp_path):

@@ -124,8 +124,8 @@ def test_representative_pairs(tmp_path):
         cv2.imwrite(str(tmp_path / f"{number}.png"), random.integers(0, 256, size, dtype=np.uint8))
     (tmp_path / "notes.txt").write_text("no photograph")
     pairs = tflite.representative_pairs(tmp_path)
-    assert [lr.shape for lr, _ in pairs] == [(48, 48, 3), (10, 12, 3), (1, 22, 3)]
-    assert [r.shape for _, r in pairs] == [(192, 192, 3), (4, 88, 3), (4, 88, 3)]
+    assert [lr.shape for lr, _ in pairs] == [(32, 32, 3), (10, 12, 3), (1, 22, 3)]
+    assert [r.shape for _, r in pairs] == [(128, 128, 3), (4, 88, 3), (4, 88, 3)]
     fixed = tflite.representative_pairs(tmp_path, (9, 11), (36, 44))
     for lr, reference in fixed:
         assert (lr.shape, reference.shape) == ((9, 11, 3), (36, 44, 3))

@@ -1,6 +1,6 @@
 """`tfcorr bench export`: what every export of a model costs, in size, time, memory and quality.
 
-Exports the model in every format (those that stand in the work folder already are taken as they are), and
+Exports the model in every format (exports of the same weights that stand in the work folder are taken), and
 runs each in a process of its own on the same trials:
 
 - super-resolution: samples, folders with `low_res.png`, `reference.png` and `ground_truth.png`; quality is
@@ -13,16 +13,21 @@ What an export loses is told against the Python prediction in float32.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tfcorr.bench import children
 from tfcorr.bench.export_work import PYTHON, by_trial, load_predictor
 from tfcorr.errors import UsageError
+
+if TYPE_CHECKING:
+    from tfcorr.pretrained import ModelCard
 
 __all__ = ["CONTESTANTS", "Contestant", "Measured", "Trials", "marked_pairs", "run", "samples", "table"]
 
@@ -204,7 +209,7 @@ def run(
     chosen = [c for c in _contestants(card.job) if only is None or c.name in only]
     if representative is None:
         chosen = [c for c in chosen if c.options.get("precision") != "int8"]
-    _export(model, card.job, work, chosen, trials.inputs[0], representative, report)
+    _export(model, card, work, chosen, trials.inputs[0], representative, report)
 
     rows, baseline = [], None
     for name in [PYTHON, *(c.name for c in chosen)]:
@@ -267,26 +272,35 @@ def _contestants(job: str) -> list[Contestant]:
     ]
 
 
-def _export(
-    model: str, job: str, work: Path, chosen, trial: dict, representative: Path | None, report
-) -> None:
+def _export(model: str, card: ModelCard, work: Path, chosen, trial, representative, report) -> None:
     """Makes the exports that are not there."""
     predictor = None
     for contestant in chosen:
-        if (work / contestant.name).is_dir():
+        if _stands(work / contestant.name, card):
             continue
         report(f"exporting {contestant.name}")
-        predictor = predictor or load_predictor(model, job)
+        predictor = predictor or load_predictor(model, card.job)
         options = dict(contestant.options)
         if contestant.fixed:
             options |= {"size": trial["lr"].shape[:2], "reference_size": trial["reference"].shape[:2]}
         if options.get("precision") == "int8":
             options["representative"] = representative
         started = time.perf_counter()
-        exported = predictor.export(work / contestant.name, **options)
-        report(
-            f"  {time.perf_counter() - started:.0f} s, differs by {exported.difference:.2g} on the trial pair"
+        exported = predictor.export(work / contestant.name, overwrite=True, **options)
+        told = (
+            "" if exported.difference is None else f", differs by {exported.difference:.2g} on the trial pair"
         )
+        report("\n  ".join([f"  {time.perf_counter() - started:.0f} s{told}", *exported.notes]))
+
+
+def _stands(folder: Path, card: ModelCard) -> bool:
+    """Whether an export of these very weights stands there."""
+    for name in ("export.json", "assets.extra/export.json"):
+        try:
+            return json.loads((folder / name).read_text(encoding="utf-8"))["checksums"] == card.checksums
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return False
 
 
 def _read_sample(folder: Path, crop: int | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfcorr.cli.arguments import byte_count, output_size, positive_int
+from tfcorr.cli.messages import start_tensorflow
 from tfcorr.errors import UsageError
 
 __all__ = ["add_parser", "run"]
@@ -239,13 +240,15 @@ def _add_export(kinds: argparse._SubParsersAction) -> None:
 def _export(args: argparse.Namespace) -> _Measured:
     from tfcorr.bench import export
     from tfcorr.pretrained import SUPER_RESOLUTION, find_model
-    from tfcorr.semantic.loading import SEMANTIC_MATCHING, load_network
 
     only = None
     if args.only:
         names = {contestant.name: contestant.name for contestant in export.CONTESTANTS}
         only = [_one_of(names, name, "--only") for name in args.only.split(",")]
     card = find_model(args.model, job=None)
+    start_tensorflow()
+    from tfcorr.semantic.loading import SEMANTIC_MATCHING, load_network
+
     if card.job == SUPER_RESOLUTION:
         if not args.sample or args.pairs or args.images:
             raise UsageError(f"{card.name} is for super-resolution: give --sample, no --pairs and --images")

@@ -1,8 +1,8 @@
 """The yardstick: plain single-image super-resolution, which knows no reference.
 
 What a reference is worth shows beside a network of ordinary make that was trained with the same effort:
-residual blocks at the input's resolution, sub-pixel convolutions (pixel shuffle), and a residual on the
-bilinearly upsampled input; EDSR's baseline (arXiv:1707.02921) with 12 blocks.
+residual blocks at the input's resolution, sub-pixel convolutions (pixel shuffle) with leaky rectifiers, and
+a residual on the bilinearly upsampled input; EDSR's baseline (arXiv:1707.02921) with 12 blocks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import keras
 from keras import ops
 
 from tfcorr.refsr import SCALE
-from tfcorr.refsr.blocks import ResidualBlock, convolution
+from tfcorr.refsr.blocks import ResidualBlock, convolution, leaky_relu
 from tfcorr.refsr.upsampling import Upsampling
 
 __all__ = ["SingleImageNetwork", "SingleImageSizes"]
@@ -61,7 +61,9 @@ class SingleImageNetwork(keras.Model):
         ]
         self.conv_body = convolution(features, "conv_body", **wide)
         self.upscalers = [convolution(4 * features, f"upscale_{i}", **wide) for i in range(2)]
-        self.conv_last = convolution(3, "conv_last", **{**wide, "dtype": "float32"})
+        # Begins as the bilinear enlargement: from random values the first steps went so far that the rectifiers
+        # before it were shut for good.
+        self.conv_last = convolution(3, "conv_last", kernel_initializer="zeros", dtype="float32")
         self.upsampling = Upsampling(SCALE, "bilinear", dtype="float32", name="upsampling")
 
     def build(self, input_shape=None):
@@ -91,7 +93,7 @@ class SingleImageNetwork(keras.Model):
         x = first + self.conv_body(x)
         features = {"small": x}
         for level, layer in zip(("medium", "large"), self.upscalers, strict=True):
-            x = features[level] = ops.relu(ops.depth_to_space(layer(x), 2))
+            x = features[level] = leaky_relu(ops.depth_to_space(layer(x), 2))
         return features, self.conv_last(ops.cast(x, "float32")) + self.upsampling(lr)
 
     def get_config(self):

@@ -25,7 +25,7 @@ class Limits:
 
     Attributes:
         pixels: pixels of all inputs of a batch together.
-        reference_pixels: pixels of all references of a batch together; of `from_bytes`, of each reference.
+        reference_pixels: pixels of all references of a call together.
         references: references of one call of `from_bytes`.
 
     Raises:
@@ -110,6 +110,25 @@ def checked_count(contents: tf.Tensor, name: str, limit: int) -> tf.Tensor:
         return tf.identity(contents)
 
 
+def checked_total(contents: tf.Tensor, name: str, each: str, limit: int) -> tf.Tensor:
+    """Refuses files that have more than `limit` pixels together; returns the files.
+
+    Args:
+        contents: string (n,), of PNG or JPEG files.
+        name, each: of all and of one of them, for the sentences.
+        limit: pixels of all images.
+    """
+
+    def pixels(content):
+        _, size, check = _stated(content, each, limit)
+        with tf.control_dependencies([check]):
+            return _pixels(size)
+
+    total = tf.reduce_sum(tf.map_fn(pixels, contents, fn_output_signature=tf.int64))
+    with tf.control_dependencies([_within(total, name, limit)]):
+        return tf.identity(contents)
+
+
 def decoded(content: tf.Tensor, name: str, limit: int) -> tf.Tensor:
     """Decodes a PNG or JPEG file whose size is within the limit; its size is read before its pixels are.
 
@@ -122,6 +141,19 @@ def decoded(content: tf.Tensor, name: str, limit: int) -> tf.Tensor:
         float32 (1, H, W, 3), RGB in [0, 1], from 8 bits a channel. Grey and palettes become RGB, transparency
         is dropped, an EXIF orientation is not applied.
     """
+    is_jpeg, _, check = _stated(content, name, limit)
+    with tf.control_dependencies([check]):
+        image = tf.cond(
+            is_jpeg,
+            lambda: tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"),
+            lambda: tf.io.decode_png(content, 3),
+        )
+    image.set_shape((None, None, 3))
+    return tf.expand_dims(tf.cast(image, tf.float32) / 255.0, 0)
+
+
+def _stated(content: tf.Tensor, name: str, limit: int) -> tuple[tf.Tensor, tf.Tensor, tf.Operation]:
+    """Whether a file is a JPEG, the size that its header states, and the check of both."""
     is_jpeg = tf.strings.substr(content, 0, 3) == b"\xff\xd8\xff"
     is_png = tf.logical_and(
         tf.strings.substr(content, 0, len(_PNG_SIGNATURE)) == _PNG_SIGNATURE,
@@ -137,15 +169,12 @@ def decoded(content: tf.Tensor, name: str, limit: int) -> tf.Tensor:
         tf.reduce_min(size) > 0, f"{name} has {{}} pixels (height, width), expected at least 1x1", size
     )
     with tf.control_dependencies([check]):
-        check = _within(tf.reduce_prod(size), name, limit)
-    with tf.control_dependencies([check]):
-        image = tf.cond(
-            is_jpeg,
-            lambda: tf.io.decode_jpeg(content, 3, dct_method="INTEGER_ACCURATE"),
-            lambda: tf.io.decode_png(content, 3),
-        )
-    image.set_shape((None, None, 3))
-    return tf.expand_dims(tf.cast(image, tf.float32) / 255.0, 0)
+        return is_jpeg, size, _within(_pixels(size), name, limit)
+
+
+def _pixels(size: tf.Tensor) -> tf.Tensor:
+    """Height times width, int64; of sides beyond 2**31, which no decoder takes, that of 2**31."""
+    return tf.reduce_prod(tf.minimum(size, 1 << 31))
 
 
 def _png_size(content: tf.Tensor) -> tf.Tensor:

@@ -1,10 +1,13 @@
-"""`Client`: upscaling by a model server, over gRPC or REST, as if the model were here.
+"""`Client`: upscaling and matching by a model server, over gRPC or REST, as if the model were here.
 
     from tfcorr.serving import Client
 
     with Client("localhost:8500") as client:                       # gRPC; "http://localhost:8501" is REST
         large = client.upscale(low_res, reference)                 # arrays in, an array out
         png = client.upscale("small.jpg", ["sharp.jpg"])           # files or bytes in, PNG bytes out
+
+    with Client("localhost:8500", model="birds") as client:        # a semantic matcher
+        flow, confidence = client.match(source, target)            # arrays, files or bytes in, arrays out
 
 Arrays go to the signature `serving_default`, files and bytes to `from_bytes`.
 """
@@ -14,8 +17,9 @@ from __future__ import annotations
 import os
 import random
 import time
+import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -25,7 +29,7 @@ from tfcorr.serving.grpc_transport import GrpcTransport
 from tfcorr.serving.rest_transport import RestTransport
 from tfcorr.serving.status import RETRIED, ServingError, TransportError, sentence
 
-__all__ = ["Client"]
+__all__ = ["Client", "Matches"]
 
 SCALE = 4
 MAX_MESSAGE = 256 * 2**20
@@ -35,6 +39,19 @@ _T = TypeVar("_T")
 
 Array = np.ndarray
 Encoded = bytes | str | os.PathLike
+
+
+class Matches(NamedTuple):
+    """What a semantic matcher finds.
+
+    Attributes:
+        flow: float32 (H, W, 2) on the source's grid, (dx, dy) in pixels: target position = source position +
+            flow.
+        confidence: float32 (H, W) in [0, 1]: whether both directions agree.
+    """
+
+    flow: Array
+    confidence: Array
 
 
 class Client:
@@ -127,6 +144,47 @@ class Client:
         if isinstance(image, np.ndarray):
             return self._upscale_array(image, references, deadline)
         return self._upscale_encoded(image, references, deadline)
+
+    def match(
+        self, source: Array | Encoded, target: Array | Encoded, *, deadline: float | None = None
+    ) -> Matches:
+        """For every pixel of the source, where it lies in the target; for a model of semantic matching.
+
+        Args:
+            source, target: two arrays, see `upscale`; or two image files, by path or content. Any sizes.
+            deadline: seconds for this call.
+
+        Returns:
+            Flow and confidence, on the source's grid.
+
+        Raises:
+            InputError, ServingError, OSError: see `upscale`.
+        """
+        if isinstance(source, np.ndarray) != isinstance(target, np.ndarray):
+            raise InputError("source and target are an array and a file, expected two of one kind")
+        if isinstance(source, np.ndarray):
+            signature, lead = "serving_default", (1,)
+            inputs = {"source": to_rgb(source, "source")[None], "target": to_rgb(target, "target")[None]}
+            size = sum(image.nbytes for image in inputs.values())
+            self._check_size(4 * 3 * source.shape[0] * source.shape[1], "the flow")
+        else:
+            signature, lead = "from_bytes", ()
+            inputs = {
+                "source": _content(source, "source", self.max_message),
+                "target": _content(target, "target", self.max_message),
+            }
+            size = sum(map(len, inputs.values()))
+        self._check_size(size, "the images")
+        outputs = self._predict(signature, inputs, deadline)
+        try:
+            flow, confidence = (np.asarray(outputs[name], np.float32) for name in Matches._fields)
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._stranger("no flow and confidence") from error
+        grid = flow.shape[len(lead) : -1]
+        wanted = source.shape[:2] if lead else grid
+        if flow.shape != (*lead, *wanted, 2) or len(grid) != 2 or confidence.shape != (*lead, *grid):
+            raise self._stranger(f"a flow of shape {flow.shape}, expected {(*lead, 'H', 'W', 2)}")
+        return Matches(flow.reshape(*grid, 2), confidence.reshape(grid))
 
     def status(self, *, deadline: float | None = None) -> list[dict[str, Any]]:
         """Returns the versions of the model: dictionaries with `version`, `state` (such as `"AVAILABLE"`) and
@@ -282,13 +340,22 @@ def _transport(address: str, max_message: int) -> GrpcTransport | RestTransport:
         scheme, rest = "grpc", address
     if scheme == "dns":
         return GrpcTransport(address, secure=False, max_message=max_message)
-    if scheme not in (*_SECURE, "http", "https") or not rest:
+    if scheme in _SECURE and rest:
+        return GrpcTransport(rest, secure=_SECURE[scheme], max_message=max_message)
+    if scheme not in ("http", "https") or not _is_url(address):
         raise InputError(
             f"address is {address!r}, expected host:port or one with grpc://, grpcs://, http:// or https://"
         )
-    if scheme in _SECURE:
-        return GrpcTransport(rest, secure=_SECURE[scheme], max_message=max_message)
     return RestTransport(address, max_message=max_message)
+
+
+def _is_url(address: str) -> bool:
+    """Whether an address names a host, and a port that can be one if it names a port."""
+    try:
+        parts = urllib.parse.urlsplit(address)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _content(image: Any, name: str, limit: int) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ TOLERANCE = 1e-3
 _TRIAL = (22, 27)
 _TRIAL_REFERENCE = (101, 124)
 _TRIAL_SHIFT = (8, 12)
+# Bytes: neither tiles nor a reduced reference.
+_UNBOUNDED = 2**50
 # A pattern that matching can tell apart, with edges: random cells of so many pixels, enlarged smoothly.
 _TRIAL_CELL = 3
 
@@ -92,8 +95,9 @@ def export_super_resolver(
         precision: of TFLite: `"float32"`, `"float16"`, `"int8-dynamic"` or `"int8"`.
         representative: for `"int8"`, a folder of photographs like those that the model will see.
         limits: of a SavedModel: what one call takes on.
-        verify: whether to run the export on a small pair; one in float32 that does not agree with the Python
-            prediction to 1e-3 is an error. Left out where the runtime is not installed.
+        verify: whether to run the export on a small pair, or one of the fixed sizes; one in float32 that does
+            not agree with the Python prediction to 1e-3 is an error. Left out where the runtime is not
+            installed.
         overwrite: whether an export that stands there is replaced.
 
     Raises:
@@ -129,14 +133,20 @@ def export_super_resolver(
             pairs = representative and tflite.representative_pairs(representative, size, reference_size)
             tflite.export_super_resolution(model, part, precision=precision, representative=pairs, **sizes)
         else:
+            if find_spec("onnx") is None:
+                raise ExportError('ONNX needs the package onnx, pip install "tfcorr[onnx]"')
             from tfcorr.serving import onnx
 
             onnx.export_super_resolution(model, part, **sizes)
 
     def difference(run: Callable) -> float:
+        from tfcorr.refsr.predictor import SuperResolver
+
+        # What the graph computes: in one piece, exactly matched, once.
+        plain = SuperResolver(model, memory=_UNBOUNDED, matching="exact")
         lr, reference = _trial_pair(size or _TRIAL, reference_size or _TRIAL_REFERENCE)
         found = run(lr=lr, reference=reference)["image"]
-        return float(np.abs(found - upscaler.upscale(lr, reference)).max())
+        return float(np.abs(found - plain.upscale(lr, reference)).max())
 
     return _export(folder, write, difference if verify else None, format, precision, overwrite)
 

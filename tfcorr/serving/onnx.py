@@ -328,8 +328,7 @@ def _restore(g: Graph, restorer, image: str, features: dict, offsets: str, gate:
         x = g.add(first, _layer(g, x, layer.conv_body))
         parts = {"small": x}
         for name, upscaler in zip(("medium", "large"), layer.upscalers, strict=True):
-            x = g.op("DepthToSpace", _layer(g, x, upscaler), blocksize=2, mode="DCR")
-            x = parts[name] = g.relu(x)
+            x = parts[name] = doubled(x, upscaler)
         return parts, g.add(_layer(g, x, layer.conv_last), enlarged)
 
     weights = polyphase_weights(_SCALE, "bilinear")

@@ -78,6 +78,9 @@ def export_super_resolution(
         with tf.control_dependencies([lr]):
             references = tf.identity(references)
         references = tf.cond(tf.size(references) > 0, lambda: references, lambda: tf.expand_dims(image, 0))
+        references = checks.checked_total(
+            references, "the list of references", "a reference", limits.reference_pixels
+        )
 
         def reference(number):
             return checks.decoded(references[number], "a reference", limits.reference_pixels)

@@ -46,7 +46,7 @@ _FLOAT_CONVOLUTIONS = ("conv_offset_mask", "gate", "tail_large2", "conv_last")
 _IMAGE_TYPES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # Enough for the ranges of activations to settle, few enough to take minutes.
 _REPRESENTATIVE_PHOTOS = 16
-_REPRESENTATIVE_SIDE = 192
+_REPRESENTATIVE_SIDE = 128
 
 _Size = tuple[int, int]
 _Pairs = Sequence[tuple[np.ndarray, np.ndarray]]
@@ -204,8 +204,8 @@ def representative_pairs(
 
     Args:
         folder: a folder with PNG, JPEG, WebP, TIFF or BMP files.
-        size: (height, width) of the inputs; None: of each what its photograph gives, at most 48.
-        reference_size: (height, width) of the references; None: at most 192.
+        size: (height, width) of the inputs; None: of each what its photograph gives, at most 32.
+        reference_size: (height, width) of the references; None: at most 128.
 
     Returns:
         Inputs and references, float32 (h, w, 3) in [0, 1].
@@ -253,7 +253,7 @@ def _rgb(path: Path) -> np.ndarray:
 
 
 def _middle(image: np.ndarray) -> np.ndarray:
-    """The middle of an image, at most 192 pixels a side, whole cells of 4."""
+    """The middle of an image, at most 128 pixels a side, whole cells of 4."""
     height, width = (max(4, min(side, _REPRESENTATIVE_SIDE) // 4 * 4) for side in image.shape[:2])
     if min(image.shape[:2]) < 4:
         return resize_bicubic(image, (height, width)).clip(0, 1)

@@ -194,6 +194,15 @@ class Page:
             source = _upload("Source", height=260, elem_id="source")
             target = _upload("Target", height=260, elem_id="target")
         run = gr.Button("Match", variant="primary", elem_id="match-button")
+        pair = _sample_pair()
+        if pair:
+            gr.Examples(
+                [[str(picture) for picture in pair]],
+                [source, target],
+                label="Example",
+                example_labels=["A courtyard, seen from two places"],
+                elem_id="semantic-example",
+            )
         summary = gr.Markdown(elem_id="semantic-summary")
         with gr.Row():
             view = _shown("Source: click a point", elem_id="source-view", elem_classes="pointing")

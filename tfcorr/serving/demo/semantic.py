@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tfcorr.errors import TfcorrError
-from tfcorr.imaging import convert_depth
+from tfcorr.imaging import convert_depth, resize_bicubic
 from tfcorr.pretrained import ModelError
 from tfcorr.serving.demo.pictures import confidence_map, marked, preview, read_upload
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from tfcorr import SemanticMatcher
 
 __all__ = ["Matched", "Matching", "load_matcher"]
+
+MAX_UPLOAD_PIXELS = 50_000_000
+"""Of the largest picture that is taken."""
 
 
 def load_matcher(name_or_folder: str | Path | None) -> tuple[SemanticMatcher | None, str]:
@@ -45,8 +48,9 @@ class Matched:
     """The flow between two pictures, with what is needed to answer a click.
 
     Attributes:
-        flow: float32 (H, W, 2), dx, dy in pixels, on the source's grid.
-        target_size: (height, width) of the target.
+        flow: float32 (H, W, 2), dx, dy in pixels, on the source's grid; both pictures as they were matched.
+        target_size: (height, width) of the target, likewise.
+        reduced: how many times larger the files of source and target are.
         source_view, target_view: for pointing at, uint8 RGB.
         warped_view: the target brought onto the source's grid, likewise.
         confidence_view: how far the flow is trusted, in colours, likewise.
@@ -55,6 +59,7 @@ class Matched:
 
     flow: np.ndarray = field(repr=False)
     target_size: tuple[int, int]
+    reduced: tuple[float, float]
     source_view: np.ndarray = field(repr=False)
     target_view: np.ndarray = field(repr=False)
     warped_view: np.ndarray = field(repr=False)
@@ -72,7 +77,11 @@ class Matched:
         dx, dy = map(float, self.flow[row, column])
         there = row + dy, column + dx
         inside = all(0 <= place <= side - 1 for place, side in zip(there, self.target_size, strict=True))
-        sentence = f"({column}, {row}) of the source lies at ({there[1]:.0f}, {there[0]:.0f}) of the target"
+        here, there_too = (
+            "({:.0f}, {:.0f})".format(*((value + 0.5) * factor - 0.5 for value in (place[1], place[0])))
+            for place, factor in zip(((row, column), there), self.reduced, strict=True)
+        )
+        sentence = f"{here} of the source lies at {there_too} of the target"
         place = [(value + 0.5) / side for value, side in zip(there, self.target_size, strict=True)]
         target = marked(self.target_view, *place) if inside else self.target_view
         return marked(self.source_view, y, x), target, sentence + ("." if inside else ", outside of it.")
@@ -83,7 +92,7 @@ class Matching:
 
     Args:
         matcher: the model.
-        max_pixels: of the larger picture.
+        max_pixels: that a picture is reduced to before it is matched; the network sees fewer yet.
     """
 
     def __init__(self, matcher: SemanticMatcher, *, max_pixels: int):
@@ -104,17 +113,29 @@ class Matching:
             raise TfcorrError("Drop both pictures first.")
         started = time.perf_counter()
         pictures = [
-            convert_depth(read_upload(path, what, self.max_pixels).to_rgb(), np.uint8)
+            convert_depth(read_upload(path, what, MAX_UPLOAD_PIXELS).to_rgb(), np.uint8)
             for path, what in ((source, "the source"), (target, "the target"))
         ]
+        heights = [picture.shape[0] for picture in pictures]
+        pictures = [_within(picture, self.max_pixels) for picture in pictures]
         result = self.matcher.match(*pictures, details=True)
         seconds = time.perf_counter() - started
         return Matched(
             flow=result.flow,
             target_size=pictures[1].shape[:2],
+            reduced=tuple(height / len(picture) for height, picture in zip(heights, pictures, strict=True)),
             source_view=preview(pictures[0]),
             target_view=preview(pictures[1]),
             warped_view=preview(result.warped),
             confidence_view=preview(confidence_map(result.confidence)),
             summary=f"Matched in **{seconds:.1f} s**. Click a point of the source.",
         )
+
+
+def _within(picture: np.ndarray, pixels: int) -> np.ndarray:
+    """The picture, reduced to at most so many pixels."""
+    height, width = picture.shape[:2]
+    if height * width <= pixels:
+        return picture
+    factor = (pixels / (height * width)) ** 0.5
+    return resize_bicubic(picture, (max(1, int(height * factor)), max(1, int(width * factor))))
