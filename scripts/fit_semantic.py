@@ -1,109 +1,71 @@
-"""Train PMD with `fit`, as a starting point for experiments of your own: teacher, hypotheses, student.
+"""Train PMD with `model.fit`, as a starting point for experiments of your own: teacher, hypotheses, student.
 
-    python scripts/fit_semantic.py --photos PHOTOS --pairs KINDS --output student
+    python scripts/fit_semantic.py semantic/birds_cpu data_root=/data run=runs/mine output=runs/mine/model
+    python scripts/fit_semantic.py semantic/weak_pfpascal data_root=/data student.train.steps=500
 
-PHOTOS is any folder of photographs, KINDS has a folder for each kind of thing. `tfcorr train
-semantic/birds_cpu` is the same code with cached features, checkpoints, validation and model cards.
+Data, models, trainers and optimisers are those of `tfcorr train` with the same words, and so are the model
+folders. What this script leaves out is what surrounds them: resuming, the checks for divergence, TensorBoard
+and the evaluation. Give it a `run` of its own.
 """
 
 import argparse
-from pathlib import Path
+import sys
 
-import keras
-import numpy as np
-
-from tfcorr.backbones import backbone
-from tfcorr.config.semantic import ColourJitter, ImageSet, PairSet, Warps
-from tfcorr.semantic.data import DistillationSamples, PairInputs, WarpedSamples
-from tfcorr.semantic.datasets import find_image_set, find_pairs
-from tfcorr.semantic.features import Extractor
-from tfcorr.semantic.hypotheses import VarianceStore, hypothesis_records, make_hypotheses
-from tfcorr.semantic.loading import SEMANTIC_MATCHING, save_network
-from tfcorr.semantic.network import MatchingHead, SemanticMatchingNetwork
-from tfcorr.semantic.teacher import TeacherHead
-from tfcorr.semantic.training import DistillationTrainer, EStep, TeacherTrainer
+from tfcorr.config import ConfigError, SemanticConfig, load_config
+from tfcorr.errors import TfcorrError
+from tfcorr.semantic.stages import Part, Regime
 from tfcorr.training.callbacks import Clock, RunState
-from tfcorr.training.photos import PhotoCache
+from tfcorr.training.loop import prepare
+from tfcorr.training.optimizer import make_optimizer
+
+
+def fit(regime: Regime, part: Part) -> None:
+    """Trains the teacher or the student, and writes its model folder."""
+    settings = part.stage.train
+    optimizer = make_optimizer(
+        settings.learning_rate,
+        settings.steps,
+        multipliers=settings.multipliers,
+        ema=settings.ema,
+        clip_norm=settings.clip_norm,
+    )
+    # The compiled ops cannot go through XLA.
+    part.trainer.compile(optimizer=optimizer, jit_compile=False)
+    optimizer.build(part.trainer.trainable_variables)
+    state = RunState(seed=settings.seed, config="")
+    callbacks = [Clock(state)]
+    if part.callbacks:
+        callbacks += part.callbacks(state)  # the E-step, which ends each round of algorithm 1
+    part.trainer.fit(
+        part.samples.dataset(0, settings.steps, settings.workers),
+        validation_data=regime.held_out(part),
+        callbacks=callbacks,
+        shuffle=False,
+    )
+    regime.save(part, state)
 
 
 def main() -> None:
-    """Trains and writes the student's model folder."""
+    """Trains a regime from photographs to a student."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--photos", type=Path, required=True, help="photographs for the teacher's warps")
-    parser.add_argument("--pairs", type=Path, required=True, help="<kind>/<image> for the student")
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder of the student, and of what it needs"
-    )
-    parser.add_argument("--backbone", default="resnet101")
-    parser.add_argument("--weights", help="imagenet, or a file (default: random)")
-    parser.add_argument("--size", type=int, default=320)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--teacher-steps", type=int, default=1000)
-    parser.add_argument("--hypotheses", type=int, default=4, help="m of section 3.2")
-    parser.add_argument("--rounds", type=int, default=5, help="of algorithm 1")
-    parser.add_argument("--rate", type=float, default=3e-5, help="learning rate; the paper's is 3e-5")
-    parser.add_argument("--seed", type=int, default=10)
+    parser.add_argument("config", help="a YAML file, or the name of one that ships")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="values to replace")
     args = parser.parse_args()
 
-    keras.utils.set_random_seed(args.seed)
-    photos = PhotoCache(keep=1000)
-    frozen = backbone(args.backbone, args.weights)
-    extractor = Extractor(frozen, args.size)
-    channels = tuple(shape[2] for shape in extractor.shapes.values())
-
-    # Section 3.2, 1: the teacher learns on photographs that were warped, whose flow is known.
-    warped = WarpedSamples(
-        find_image_set(ImageSet(images=(str(args.photos.resolve()),)), None),
-        photos,
-        size=args.size,
-        grid=extractor.grid,
-        warps=Warps(),
-        jitter=ColourJitter(),
-        batch=args.batch,
-        seed=args.seed,
-    )
-    teacher = TeacherTrainer(SemanticMatchingNetwork(TeacherHead(channels), frozen), seed=args.seed)
-    teacher.compile(optimizer=keras.optimizers.Adam(args.rate), jit_compile=False)
-    steps = args.teacher_steps
-    teacher.fit(warped.dataset(0, steps), steps_per_epoch=steps, shuffle=False)
-
-    # Section 3.2, 2: it looks at each real pair m times.
-    pairs = find_pairs(PairSet("folders", str(args.pairs.resolve()), pairing="matched"), None)
-    inputs = PairInputs(pairs, photos, args.size)
-    records = hypothesis_records(
-        args.output / "hypotheses", len(pairs), args.hypotheses, extractor.grid, shard=8, key=str(vars(args))
-    )
-
-    def flows(batch, seed):
-        return teacher.network(batch, samples=args.hypotheses, seed=seed)
-
-    make_hypotheses(flows, records, inputs.many, seed=args.seed)
-
-    # Section 3.3: the student learns to tell right hypotheses from wrong ones, round by round.
-    real = DistillationSamples(inputs, records, batch=args.batch, seed=args.seed)
-    store = VarianceStore(args.output / "variance", len(pairs), (1, *extractor.grid, 2))
-    head = MatchingHead(channels)
-    student = DistillationTrainer(SemanticMatchingNetwork(head, frozen), store)
-    student.compile(optimizer=keras.optimizers.Adam(args.rate), jit_compile=False)
-    student.optimizer.build(student.trainable_variables)
-    state = RunState(seed=args.seed, config="")
-    one_round = int(np.ceil(len(pairs) / args.batch))
-    steps = args.rounds * one_round
-    e_step = EStep(state, args.output, real.every_pair, one_round)
-    student.fit(
-        real.dataset(0, steps), steps_per_epoch=steps, shuffle=False, callbacks=[Clock(state), e_step]
-    )
-
-    card = {"name": args.output.name, "job": SEMANTIC_MATCHING}
-    save_network(
-        args.output,
-        SemanticMatchingNetwork(head, frozen),
-        backbone={"name": args.backbone},
-        size=args.size,
-        card=card,
-    )
+    try:
+        config = load_config(args.config, args.overrides)
+        if not isinstance(config, SemanticConfig):
+            raise ConfigError(f"{args.config}: stage {config.stage} does not train semantic matching")
+        regime = Regime(config, ["python", "scripts/fit_semantic.py", args.config, *args.overrides])
+        prepare(config.student.train)
+        if config.teacher_model is None:
+            fit(regime, regime.teacher_part())  # section 3.2, 1
+        regime.hypotheses()  # section 3.2, 2
+        fit(regime, regime.student_part())  # section 3.3
+    except TfcorrError as error:
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

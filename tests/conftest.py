@@ -53,6 +53,25 @@ def load_golden(name: str, prefix: str | None = None) -> dict[str, np.ndarray]:
         return {key.removeprefix(start): archive[key] for key in archive.files if key.startswith(start)}
 
 
+def logged_pictures(run: Path) -> dict[str, list[tuple[int, list[np.ndarray]]]]:
+    """The pictures in a run's event files: name -> (step, the images as (H, W, 3) uint8) of each writing."""
+    pytest.importorskip("tensorboard")
+    import tensorflow as tf
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0})
+    events.Reload()
+    return {
+        tag.removeprefix("pictures/"): [
+            # Behind width and height.
+            (event.step, [tf.io.decode_png(png).numpy() for png in event.tensor_proto.string_val[2:]])
+            for event in events.Tensors(tag)
+        ]
+        for tag in events.Tags()["tensors"]
+        if tag.startswith("pictures/")
+    }
+
+
 @pytest.fixture(scope="session")
 def golden():
     """``golden(file, prefix=None)`` -> dict of arrays."""

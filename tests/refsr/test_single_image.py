@@ -38,6 +38,15 @@ def test_size():
     assert network.count_params() == 1_222_147
 
 
+def test_it_begins_as_the_bilinear_enlargement():
+    network = SingleImageNetwork(features=8, blocks=2)
+    lr = np.random.default_rng(0).random((1, 6, 5, 3), dtype=np.float32)
+    np.testing.assert_array_equal(network(lr), network.upsampling(lr))
+    # And learns from there: the rectifiers are open.
+    features, _ = network.parts(lr)
+    assert np.abs(features["large"]).min() > 0
+
+
 def test_against_pytorch(network):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
@@ -52,6 +61,7 @@ def test_against_pytorch(network):
         x = x.reshape(batch, 4, channels // 4, height, width).swapaxes(1, 2)
         return functional.pixel_shuffle(x.reshape(batch, channels, height, width), 2)
 
+    network.conv_last.kernel.assign(np.random.default_rng(1).normal(0, 0.1, network.conv_last.kernel.shape))
     lr = np.random.default_rng(0).random((2, 7, 5, 3), dtype=np.float32)
     given = torch.tensor(lr).permute(0, 3, 1, 2)
     first = x = convolve(given, network.conv_first)
@@ -149,7 +159,6 @@ def trained(tmp_path_factory):
 
 
 def test_the_run_shows_pictures(trained):
-    pytest.importorskip("tensorboard")
     ((name, written),) = logged_pictures(trained[0].parent / "run").items()
     ((step, (shown,)),) = written
     assert (name, step, shown.shape) == ("bicubic, restored, truth", 2, (32, 96, 3))

@@ -123,12 +123,13 @@ def batches_of(batch):
     return batches
 
 
-def run(trainer, batches, folder):
+def run(trainer, batches, folder, images=None):
     settings = Training(
         steps=STEPS,
         batch=2,
         learning_rate=LearningRate(1e-3, "cosine", warmup=2),
         log_every=2,
+        images_every=1,
         profile_steps=0,
         ema=0.5,
         clip_norm=1.0,
@@ -140,6 +141,7 @@ def run(trainer, batches, folder):
         folder,
         config_hash="c",
         callbacks=lambda state: [Phases(state)] if hasattr(trainer, "phase") else [],
+        images=images,
         report=lambda line: None,
     )
 
@@ -155,7 +157,7 @@ def values_of(trainer):
 def resumed_runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resume")
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(here), str(here.parents[1])))}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (here, *here.parents[:2])))}
     command = [sys.executable, str(here / "resume.py"), str(folder)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
     assert result.returncode == 0, result.stderr[-3000:]

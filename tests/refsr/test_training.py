@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import TINY
+from conftest import TINY, logged_pictures
 from PIL import Image
 
 from tfcorr.config import LearningRate, Training, parse_config
@@ -325,7 +325,6 @@ def test_distilled_and_adversarial_stages(tmp_path, data_root):
         "name": "s",
         "teacher": str(tmp_path / "t"),
         "loss": {**losses, "distillation_weight": 15.0},
-        "train": {**common["train"], "images_every": 2},
         "validation": {"images": ["ref"], "count": 2, "every": 2},
     }
     for mapping in (teacher, student):
@@ -334,6 +333,11 @@ def test_distilled_and_adversarial_stages(tmp_path, data_root):
     assert card["training"]["teacher"]["name"] == "t"
     lines = [json.loads(line) for line in (tmp_path / "run_s" / "log.jsonl").read_text().splitlines()]
     assert lines[0]["distillation"] > 0
+
+    # Without a validation too: those of the first batch.
+    for name in "ts":
+        ((step, drawn),) = logged_pictures(tmp_path / f"run_{name}")["matches"]
+        assert step == 2 and [picture.shape for picture in drawn] == [(32, 32 + 8 + 32, 3)] * 2
 
     restorer = {
         **common,
@@ -353,6 +357,8 @@ def test_distilled_and_adversarial_stages(tmp_path, data_root):
     assert second["learning_rate/large.offset_conv"] == pytest.approx(0.5 * second["learning_rate"])
     assert second["learning_rate/discriminator"] == second["learning_rate"]
     assert {"offset_mean/large", "offset_max/medium", "reciprocal", "samples_per_second"} <= set(second)
+    pictures = logged_pictures(tmp_path / "run_r")
+    assert set(pictures) == {"bicubic, restored, truth, reference", "matches"}
     _, card = load_super_resolution(tmp_path / "r")
     assert card.content["training"]["loss"]["adversarial"]["weight"] == 1e-3
 

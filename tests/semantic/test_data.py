@@ -203,8 +203,9 @@ def test_warped_pairs_among_real_ones(distillation, paths):
     assert both["flows_t2s"].shape == (3, M, *GRID, 2)
     for number in range(M):
         np.testing.assert_array_equal(both["flows_t2s"][2, number], drawn["flow"][0])
-        np.testing.assert_array_equal(both["confidence_t2s"][2, number, ..., 0], drawn["valid"][0])
-    assert drawn["valid"].any() and not both["confidence_s2t"][2].any() and not both["flipped"][2]
+        np.testing.assert_array_equal(both["valid_t2s"][2, number, ..., 0], drawn["valid"][0])
+    assert drawn["valid"].any() and not both["valid_s2t"][2].any() and not both["flipped"][2]
+    assert both["valid_s2t"][:2].all() and (both["confidence_t2s"][2] == 1).all()
 
 
 def test_a_warped_source_takes_its_flows_along(distillation):
@@ -218,13 +219,15 @@ def test_a_warped_source_takes_its_flows_along(distillation):
     grid = identity_places(*GRID)
     for slot in range(4):
         for flow, was, trust in zip(
-            one["flows_t2s"][slot], plain["flows_t2s"][slot], one["confidence_t2s"][slot], strict=True
+            one["flows_t2s"][slot], plain["flows_t2s"][slot], one["valid_t2s"][slot], strict=True
         ):
             inside = np.all(np.abs(flow + grid) <= 0.9, axis=-1) & np.all(np.abs(was + grid) <= 0.9, axis=-1)
             now = warp(one["source"][slot], flow + grid)[inside]
             before = warp(plain["source"][slot], was + grid)[inside]
             np.testing.assert_allclose(now, before, atol=0.12)
-            assert trust[np.any(np.abs(flow + grid) > 1, axis=-1)].sum() == 0
+            np.testing.assert_array_equal(trust[..., 0], np.all(np.abs(flow + grid) <= 1, axis=-1))
+    np.testing.assert_array_equal(one["confidence_t2s"], plain["confidence_t2s"])
+    assert plain["valid_t2s"].all() and not one["valid_t2s"].all()
     with pytest.raises(DataError, match="only for direction t2s"):
         samples(affine=0.2, directions=("t2s", "s2t"))
     with pytest.raises(DataError, match="do not go with cache_features"):

@@ -140,9 +140,10 @@ def test_spair_layout(root):
 def test_overlap():
     pair = [ImagePair(Path(a), Path(b)) for a, b in ("xy", "yz", "zx")]
     known = [ImagePair(Path("y"), Path("z"), flip=True), ImagePair(Path("y"), Path("x"))]
-    assert in_training(pair, known) == [False, True, False]
-    assert "1 of its 3 pairs stand in the training list" in overlap_warning("birds", pair, known)
-    assert overlap_warning("birds", pair[:1], known) is None
+    # Also mirrored, and with the roles exchanged: a student learns both directions from a pair.
+    assert in_training(pair, known) == [True, True, False]
+    assert "2 of its 3 pairs stand in the training list" in overlap_warning("birds", pair, known)
+    assert overlap_warning("birds", pair[2:], known) is None
 
 
 def real_lists():

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from conftest import GOLDENS, load_golden
@@ -14,8 +15,12 @@ from tfcorr.config.semantic import Evaluation
 from tfcorr.semantic import evaluation
 from tfcorr.semantic.datasets import KeypointPair
 from tfcorr.semantic.evaluation import headline, table
-from tfcorr.semantic.pck import bilinear, bootstrap, score_pair, summarise, transfer_points
+from tfcorr.semantic.loading import SEMANTIC_MATCHING, SEMANTIC_TEACHER, save_network
+from tfcorr.semantic.network import MatchingHead, SemanticMatchingNetwork
+from tfcorr.semantic.pck import PairScore, bilinear, bootstrap, score_pair, summarise, transfer_points
+from tfcorr.semantic.teacher import TeacherHead
 from tfcorr.training.photos import DataError
+from tfcorr.training.tensorboard import means
 
 PROTOCOLS = {
     "pascal_image_size": ("image", False),
@@ -71,6 +76,21 @@ def test_all_published_protocols(goldens, protocol):
     assert result["pck"]["0.1"]["per_pair"] == pytest.approx(printed, abs=1e-6)
     # Each pair is a class of its own here.
     assert result["pck"]["0.1"]["mean_of_classes"] == pytest.approx(printed, abs=1e-6)
+
+
+def test_classes_per_pair_and_per_point():
+    """Pairs of one, three and two points; distances in pixels, L is 10."""
+
+    def score(*distances):
+        points = np.zeros((len(distances), 2))
+        return PairScore(points, points, np.array(distances, float), 10.0, (32, 32))
+
+    scores = [score(0), score(0, 2, 2), score(0.5, 3)]
+    pck = summarise(scores, ["a", "a", "b"], Evaluation(bootstrap=0))["pck"]["0.1"]
+    assert pck["per_pair"] == pytest.approx((1 + 1 / 3 + 1 / 2) / 3) and pck["per_point"] == 0.5
+    assert pck["classes"] == pytest.approx({"a": 2 / 3, "b": 1 / 2})
+    assert pck["classes_per_point"] == {"a": 0.5, "b": 0.5}
+    assert pck["mean_of_classes"] == pytest.approx(7 / 12) and pck["mean_of_classes_per_point"] == 0.5
 
 
 def test_points_are_rounded_to_even_and_held_within():
@@ -129,7 +149,16 @@ def test_table_says_what_was_measured():
     assert "birds: PCK, threshold box, 3 pairs, 12 points" in text
     assert "50.0 per pair [40.0, 60.0]   25.0 per point" in text
     assert "model - identity    @0.1     +12.5 [10.0, 20.0]" in text
-    assert "@0.05  91.0" in text
+    assert "@0.05  91.0" in text and "per pair / per point" not in text
+    synthetic["methods"]["model"]["intervals"] = {"0.05": (0.9, 0.92)}
+    pck["classes"] = {f"kind{i}": i / 10 for i in range(4)}
+    pck["classes_per_point"] = {f"kind{i}": i / 20 for i in range(4)}
+    lines = table(result).splitlines()
+    assert "@0.05  91.0 [90.0, 92.0]" in lines[-1]
+    (row,) = [line for line in lines if "kind3" in line]
+    assert row.split() == ["kind3", "30.0", "/", "15.0"]
+    pck["classes"] = {f"kind{i}": 0.5 for i in range(26)}
+    assert "kind3" not in table(result)
 
 
 @pytest.fixture
@@ -199,7 +228,21 @@ def test_an_evaluation_from_its_configuration(marked, tmp_path):
     assert marks["without_overlap"]["methods"]["identity"]["pck"]["0.1"]["per_pair"] == 1
     assert any("1 of its 3 pairs stand in the training list" in line for line in lines)
     assert list(result["skipped"]) == [str(tmp_path / "photos/broken.png")]
-    assert 0 <= result["synthetic"]["warps"]["methods"]["model"]["pck"]["0.1"] <= 1
+    warps = result["synthetic"]["warps"]["methods"]["model"]
+    low, high = warps["intervals"]["0.1"]
+    assert 0 <= low <= warps["pck"]["0.1"] <= high <= 1
+    assert means(result) == {
+        "benchmarks/marks/methods/model/pck/0.1": 0.25,
+        "benchmarks/marks/methods/identity/pck/0.1": 0.75,
+        "benchmarks/marks/differences/model - identity/0.1": -0.5,
+        "benchmarks/marks/without_overlap/methods/model/pck/0.1": 0.0,
+        "benchmarks/marks/without_overlap/methods/identity/pck/0.1": 1.0,
+        "benchmarks/marks/without_overlap/differences/model - identity/0.1": -1.0,
+        **{
+            f"synthetic/warps/methods/{name}/pck/0.1": scores["pck"]["0.1"]
+            for name, scores in result["synthetic"]["warps"]["methods"].items()
+        },
+    }
     saved = json.loads((tmp_path / "out/result.json").read_text())
     assert saved["benchmarks"] == json.loads(json.dumps(result["benchmarks"]))
     assert [path.name for path in sorted((tmp_path / "figures/marks").iterdir())] == [
@@ -207,6 +250,31 @@ def test_an_evaluation_from_its_configuration(marked, tmp_path):
         "0001-b-c.png",
     ]
     assert "without the pairs of the training list: 1 pairs" in text
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_baselines_match_like_the_model(monkeypatch, tmp_path, given):
+    """An untrained student is the untrained backbone under its own matching, not under the default one."""
+
+    class Means(keras.Model):
+        def call(self, images, training=None):
+            return {s: keras.ops.average_pool(images, s, s) - 0.5 for s in (16, 32)}
+
+    monkeypatch.setattr("tfcorr.backbones.backbone", lambda name, arguments: Means())
+    matching = {"beta": 7.0, "kernel_sigma": 1.0}
+    student = MatchingHead((3, 3), blocks=0, attention="none", **matching)
+    card = {"name": "s", "job": SEMANTIC_MATCHING, "training": {"hypotheses": {"count": 5}}}
+    rest = {"backbone": {"name": "means", "arguments": {}}, "size": 64}
+    save_network(tmp_path / "s", SemanticMatchingNetwork(student, Means()), card=card, **rest)
+    teacher = TeacherHead((3, 3), kernel_sizes=(3, 3), blocks=1, **matching)
+    card = {"name": "t", "job": SEMANTIC_TEACHER}
+    save_network(tmp_path / "t", SemanticMatchingNetwork(teacher, Means()), card=card, **rest)
+    asked = Evaluation(methods=("model", "untrained", "teacher", "average"), hypotheses=given)
+    functions, size, cards = evaluation._methods(asked, tmp_path / "s", tmp_path / "t")
+    assert size == 64 and cards["teacher"]["hypotheses"] == (given or 5)
+    images = np.random.default_rng(0).uniform(size=(2, 1, 64, 64, 3)).astype(np.float32)
+    np.testing.assert_array_equal(functions["model"](*images), functions["untrained"](*images))
+    assert np.any(functions["average"](*images) != functions["teacher"](*images))
 
 
 def test_pairs_without_keypoints_cannot_be_evaluated(marked, tmp_path):

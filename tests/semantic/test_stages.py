@@ -7,6 +7,7 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
+from conftest import logged_pictures
 from PIL import Image
 
 from tfcorr.config import parse_config
@@ -95,6 +96,7 @@ def regime(root, run, **changes):
         "learning_rate": {"initial": 1e-3},
         "log_every": 1,
         "precision": "float32",
+        "images_every": 0,
         "profile_steps": 0,
     }
     marks = {"layout": "csv", "path": "photos", "list": "marks.csv"}
@@ -178,6 +180,8 @@ def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_pat
             "cache_features": True,
             "teacher.synthetic": {"source": {"images": ["photos"]}, "pool": 3},
             "student.directions": ["t2s", "s2t"],
+            "teacher.train.images_every": 1000,
+            "student.train.images_every": 1000,
             "student.from_teacher": 1.0,
             "student.rehearsal": 0.5,
             "hypotheses.mirror": True,
@@ -190,9 +194,16 @@ def test_weak_supervision_from_photographs_to_an_evaluated_student(root, tmp_pat
     errors = json.loads((tmp_path / "evaluation.json").read_text())["synthetic"]["warps"]["methods"]
     assert errors["untrained"]["end_point_error"] != errors["untrained_mirrored"]["end_point_error"]
     assert errors["model"] == errors["model_mirrored"] != errors["model_plain"]
+    # The average is that of as many hypotheses as the student was distilled from.
+    assert json.loads((tmp_path / "evaluation.json").read_text())["models"]["teacher"]["hypotheses"] == 2
+    assert any(line.endswith("average: of 2 hypotheses of the teacher") for line in lines)
     assert load_network(config.output).network.mirror
     variances = np.load(tmp_path / "variance/variance-000002.npy")
     assert variances.shape == (5, 2, 4, 4, 2) and (variances > 0).any()
+    for name, step in (("teacher", 2), ("student", 4)):
+        ((when, drawn),) = logged_pictures(tmp_path / name)["matches"]
+        assert when == step and len(drawn) == 3
+        assert all(picture.shape == drawn[0].shape and picture.std() > 40 for picture in drawn)
     # A second call finds everything done.
     again = []
     assert stages.train(config, COMMAND, report=again.append).step == 4
@@ -257,6 +268,17 @@ def test_parts_run_by_themselves_and_say_what_is_missing(root, tmp_path):
         stages.train(regime(root, tmp_path, stage="semantic_hypotheses", **changes), COMMAND, report=str)
 
 
+@pytest.mark.parametrize("part", ["teacher", "student"])
+@pytest.mark.parametrize("kind", ["mirrored", "workers"])
+def test_more_than_one_device_is_refused(root, tmp_path, part, kind):
+    from tfcorr.errors import TfcorrError
+
+    config = regime(root, tmp_path, **{f"{part}.train.distribute": kind})
+    with pytest.raises(TfcorrError, match=f"{part}.train.distribute: .* one device, .* got {kind}"):
+        stages.train(config, COMMAND, report=str)
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_rehearsal_that_cannot_be(root, tmp_path):
     from tfcorr.errors import TfcorrError
 
@@ -279,6 +301,7 @@ def test_a_student_that_was_stopped_ends_like_one_that_was_not(root, tmp_path):
     stages.train(regime(root, whole, **common), COMMAND, report=str)
     # In the middle of the second round.
     common["teacher_model"] = str(whole / "teacher/model")
+    common["student.train.images_every"] = 2  # which changes nothing
     common["student.train.checkpoint_every"] = 3
     first = regime(root, parted, **common)
     real = stages.run_fit
@@ -294,6 +317,8 @@ def test_a_student_that_was_stopped_ends_like_one_that_was_not(root, tmp_path):
     assert read_state(parted / "student" / LAST)["step"] == 3
     assert not (parted / "model").exists()
     stages.train(first, COMMAND, report=str)
+    assert [step for step, _ in logged_pictures(parted / "student")["matches"]] == [2, 3, 4, 6]
+    assert not logged_pictures(whole / "student")
     one, other = (load_network(run / "model").network.get_weights() for run in (whole, parted))
     for a, b in zip(one, other, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)

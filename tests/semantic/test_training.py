@@ -1,5 +1,7 @@
 """Trainers on tiny networks: what a step does, whole EM runs, and restarts in the middle of a round."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -132,6 +134,26 @@ def test_reweighting_beats_plain_averaging(tmp_path):
     assert variance[wrong].mean() > 20 * variance[~wrong].mean()
 
 
+def test_the_papers_literal_floor_stays_finite(tmp_path):
+    """Variances are 0 at first, and where a hypothesis is met exactly, also among known pairs."""
+    _, hypotheses = hypotheses_of(4)
+    hypotheses[:, :, 0, 0] = 0.0
+    store = VarianceStore(tmp_path / "variances", 4, (1, *GRID, 2))
+    trainer = DistillationTrainer(FreeFlow(4), store, confidence=False, floor=0.0)
+    known = {"index": tf.range(4), "flows_t2s": tf.constant(hypotheses), "known": tf.constant([True] * 4)}
+    assert np.isfinite([float(value) for value in trainer.losses_of(known, training=True).values()]).all()
+    flow, store, state = distil(tmp_path, hypotheses, 8, 4, floor=0.0, store=store)
+    assert state.step == 8 and np.isfinite(flow).all()
+    rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    values = [value for row in rows for value in row.values() if isinstance(value, float)]
+    assert values and np.isfinite(values).all()
+    trainer.network.flow.assign(flow)
+    trainer.round.assign(2)
+    found = trainer.losses_of({name: known[name] for name in ("index", "flows_t2s")}, training=True)
+    # The weights are those of eq. 3 with nothing below its variance: all but lost, as the paper's are.
+    assert np.isfinite([float(value) for value in found.values()]).all() and float(found["weight"]) < 0.1
+
+
 def test_first_round_averages_and_reports(tmp_path):
     _, hypotheses = hypotheses_of(2)
     store = VarianceStore(tmp_path, 2, (1, *GRID, 2), initial=0.04)
@@ -211,6 +233,44 @@ def test_both_directions_confidence_valid_and_mirrored_pairs(tmp_path):
     updated = trainer.updated_variances(data)
     empirical = np.mean((flow[:, None] - hypotheses) ** 2, axis=1)
     np.testing.assert_allclose(updated[:, 0], variance[:, 0] * 0.99 + 0.01 * empirical, rtol=1e-4)
+
+
+@pytest.mark.parametrize("confidence", [True, False])
+def test_hypotheses_that_are_not_valid_are_not_learnt(confidence):
+    """Neither what a warp moved out of the source nor a direction without truth, whatever eq. 7 is."""
+    _, hypotheses = hypotheses_of(2)
+    random = np.random.default_rng(3)
+    trust = random.uniform(size=(2, 4, *GRID, 1)).astype("float32")
+    valid = random.uniform(size=trust.shape) < 0.6
+    valid[:, :, 0] = False
+    trainer = DistillationTrainer(
+        FreeFlow(2),
+        directions=("t2s", "s2t"),
+        smooth_weight=0.0,
+        reweight=False,
+        confidence=confidence,
+    )
+    data = {
+        "index": tf.constant([0, 1]),
+        "flows_t2s": tf.constant(hypotheses),
+        "flows_s2t": tf.constant(hypotheses),
+        "confidence_t2s": tf.constant(trust),
+        "confidence_s2t": tf.constant(trust),
+        "valid_t2s": tf.constant(valid),
+        "valid_s2t": tf.zeros(valid.shape, tf.bool),
+    }
+    with tf.GradientTape() as tape:
+        terms = trainer.losses_of(data, training=True)
+    gradient = numpy(tf.convert_to_tensor(tape.gradient(terms["loss"], trainer.network.flow.value)))
+    factor = valid * (trust if confidence else 1.0)
+    expected = np.mean(np.sum(factor * hypotheses.astype("float64") ** 2, axis=-1)) / 2
+    assert float(terms["flow"]) == pytest.approx(expected, rel=1e-5)
+    assert (gradient[:, 0] == 0).all() and (gradient != 0).any()
+    # The published form: what is not valid has no confidence.
+    del data["valid_t2s"], data["valid_s2t"]
+    masked = {**data, "confidence_t2s": trust * valid, "confidence_s2t": 0 * trust}
+    if confidence:
+        assert float(trainer.losses_of(masked, training=True)["loss"]) == float(terms["loss"])
 
 
 def test_a_restart_in_the_middle_of_a_round_goes_on_exactly(tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import logged_pictures
 
 from tfcorr.config import LearningRate, Training
 from tfcorr.errors import TfcorrError
@@ -66,6 +67,7 @@ def test_two_parts_of_a_cpu_train_like_one(tmp_path, single):
     found = weights(tmp_path)
     assert int(found["replicas"]) == 2 and int(single["replicas"]) == 1
     assert_same(found, single, "plain")
+    assert [step for step, _ in logged_pictures(tmp_path / "plain")["matches"]] == [2, 4]
     # The mixtures of the gradient penalty differ from replica to replica: finite, and trained.
     adversarial = [found[name] for name in found if name.startswith("adversarial/0")]
     assert all(np.isfinite(a).all() for a in adversarial)
@@ -101,6 +103,7 @@ def test_two_workers_train_like_one_process_and_resume(tmp_path, single):
     # The chief alone writes.
     lines = [json.loads(line) for line in (tmp_path / "plain" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line["group"] == "train"] == [1, 2, 3, 4]
+    assert [step for step, _ in logged_pictures(tmp_path / "plain")["matches"]] == [1, 2, 4]
 
 
 def settings(**changes):

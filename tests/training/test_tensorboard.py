@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from conftest import logged_pictures
 
 from tfcorr.config import LearningRate, Training
 from tfcorr.training.loop import run_fit
@@ -47,13 +48,13 @@ def batches(start, stop):
     return pairs.skip(start).take(stop - start)
 
 
-def run(folder: Path, steps: int, **named):
+def run(folder: Path, steps: int, *, images_every: int = 7, **named):
     settings = Training(
         steps=steps,
         batch=4,
         learning_rate=LearningRate(0.01),
         log_every=2,
-        images_every=7,
+        images_every=images_every,
         profile_steps=2,
     )
     return run_fit(
@@ -98,11 +99,37 @@ def test_scalars_images_and_texts(finished):
         tags["tensors"]
     )
     assert [event.step for event in found.Tensors("train/loss")] == list(range(2, STEPS + 1, 2))
+    assert [event.step for event in found.Tensors("pictures/noise")] == [7, 14]
     assert text(found, "run/config") == "0123456789ab"
     table = text(found, "run/parameters")
     assert f"| train.steps | {STEPS} |" in table
     assert "a\\|line" in table  # does not break the table
     assert "| closeness | -" in text(found, "run/validation")
+
+
+def test_a_short_run_has_images_at_its_end(tmp_path):
+    every = Training(steps=1, batch=1, learning_rate=LearningRate(1.0)).images_every
+    assert every > STEPS
+    for steps in (3, 5):
+        run(tmp_path / "line", steps, images_every=every)
+    run(tmp_path / "line", 5, images_every=every)  # nothing is left to do
+    ((name, written),) = logged_pictures(tmp_path / "line").items()
+    assert name == "noise" and [step for step, _ in written] == [3, 5]
+    run(tmp_path / "without", 3, images_every=0)
+    assert not logged_pictures(tmp_path / "without")
+
+
+def test_who_interrupts_a_run_does_not_wait_for_images(tmp_path):
+    class Interrupt(keras.callbacks.Callback):
+        def __init__(self, state):
+            super().__init__()
+            self.state = state
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.state.stopped = "SIGINT"
+
+    state = run(tmp_path / "line", 5, callbacks=lambda state: [Interrupt(state)])
+    assert state.step == 1 and not logged_pictures(tmp_path / "line")
 
 
 def test_graph(finished):
@@ -172,6 +199,8 @@ def test_means():
         "summary": {"true": {"psnr": {"mean": 30.0, "error": 0.1}}},
         "images": [{"mean": 1.0}],
         "mean": "no",
+        "pck": "no",
+        "per_point": 0.5,
     }
     assert means(result) == {"summary/true/psnr": 30.0}
 

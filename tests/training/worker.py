@@ -24,6 +24,7 @@ from tfcorr.training.loop import prepare, run_fit
 from tfcorr.training.optimizer import make_optimizer
 
 STEPS, BATCH = 4, 4
+NAMES = ("lr", "hr", "reference")
 TINY = {
     "features": 8,
     "content_blocks": 1,
@@ -48,7 +49,7 @@ def batches(start, stop):
     def load(step):
         arrays = tf.numpy_function(batch, [step], [tf.float32] * 3)
         arrays = [tf.ensure_shape(a, shape) for a, shape in zip(arrays, shapes, strict=True)]
-        return dict(zip(("lr", "hr", "reference"), arrays, strict=True))
+        return dict(zip(NAMES, arrays, strict=True))
 
     return tf.data.Dataset.range(start, stop).map(load)
 
@@ -77,6 +78,7 @@ def main() -> None:
         distribute=distribute,
         devices=int(devices) or None,
         log_every=1,
+        images_every=2,
         profile_steps=0,
         checkpoint_every=1,
         max_minutes=1e-9 if rest else None,
@@ -100,6 +102,7 @@ def main() -> None:
             validation=batches(100, 102),
             validate_every=2,
             metric="psnr_y",
+            images=lambda trainer=trainer: trainer.pictures(dict(zip(NAMES, batch(0), strict=True))),
             report=lambda line: None,
         )
         kind = "adversarial" if adversarial else "plain"

@@ -14,7 +14,8 @@ __all__ = ["add_parser", "run"]
 _DESCRIPTION = """\
 Measures what a configuration says. For super-resolution: PSNR and SSIM of the Y channel beside bicubic
 interpolation, of one model or several, with the references of a test set, unrelated ones, or none; robustness
-to scale and rotation; the ablation; model sizes. Means stand with their standard errors.
+to scale and rotation; the ablation; model sizes. Means stand with their standard errors. For semantic
+matching: PCK by the published protocols, of a model and what it has to beat, with bootstrap intervals.
 """
 
 _EPILOG = """\
@@ -23,9 +24,12 @@ examples:
   tfcorr evaluate refsr/evaluate_albums data_root=/data model=runs/mine/model limit=10 'references=["true"]'
   tfcorr evaluate refsr/evaluate_set14 data_root=/data 'models=[c2-compact, my/model]' --figures sheets/
   tfcorr evaluate refsr/robustness data_root=/data
+  tfcorr evaluate semantic/evaluate data_root=/data model=runs/weak_pfpascal/model --figures errors/
+  tfcorr evaluate semantic/evaluate_birds data_root=/data
 
-Beside the JSON file stand the table as Markdown, a plot (with matplotlib), and the scores of single images,
-from which an interrupted evaluation goes on. The exit status is 1 when a file could not be read.
+For super-resolution, the table as Markdown, a plot (with matplotlib) and the scores of single images, from
+which an interrupted evaluation goes on, stand beside the JSON file. The exit status is 1 when a file could
+not be read.
 """
 
 
@@ -42,7 +46,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--figures",
         metavar="DIR",
-        help="write contact sheets: input, result, truth, reference, details, matches",
+        help="write pictures: contact sheets (input, result, truth, reference, details, matches); for "
+        "semantic matching, the errors of the keypoints of each pair",
     )
 
 

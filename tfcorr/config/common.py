@@ -38,7 +38,8 @@ class Training:
     """How long and with which optimiser (Adam); ``multipliers`` slow down variables by a part of their
     path. ``distribute`` divides each batch: ``mirrored`` among ``devices`` of this machine (all GPUs; without
     one, that many parts of the CPU), ``workers`` among the machines that ``TF_CONFIG`` names.
-    ``profile_steps`` steps are profiled for TensorBoard, once a run."""
+    ``profile_steps`` steps are profiled for TensorBoard, once a run; its images come every ``images_every``
+    steps (0 for never) and at the end."""
 
     steps: int = at_least(1)
     batch: int = at_least(1)
@@ -51,7 +52,7 @@ class Training:
     max_minutes: float | None = None
     log_every: int = at_least(1, 20)
     checkpoint_every: int = at_least(1, 200)
-    images_every: int = at_least(0, 0)
+    images_every: int = at_least(0, 1000)
     profile_steps: int = at_least(0, 2)
     max_offset: float = 100.0
     workers: int = at_least(1, 2)

@@ -232,16 +232,17 @@ EvaluatedMethod = Literal[
 @dataclass(frozen=True)
 class Evaluation:
     """What is measured. ``methods`` beside the ``model``: its ``teacher``, the plain ``average`` of
-    ``hypotheses`` samples of the teacher, the ``untrained`` backbone under the same matching head, and
-    ``identity``. Behind all names but the last, ``_mirrored`` makes the features the mean of each image's and
-    of its mirror image's, ``_plain`` takes the image's alone; without either, the model does what its card
-    says and the others are plain. ``bootstrap`` resamples give the intervals."""
+    ``hypotheses`` samples of the teacher (by default as many as the model was distilled from, 4 where its
+    card does not say), the ``untrained`` backbone under the same matching head, and ``identity``. Behind all
+    names but the last, ``_mirrored`` makes the features the mean of each image's and of its mirror image's,
+    ``_plain`` takes the image's alone; without either, the model does what its card says and the others are
+    plain. ``bootstrap`` resamples give the intervals."""
 
     benchmarks: tuple[Benchmark, ...] = ()
     synthetic: tuple[SyntheticBenchmark, ...] = ()
     methods: tuple[EvaluatedMethod, ...] = ("model",)
     alphas: tuple[float, ...] = (0.05, 0.1, 0.15)
-    hypotheses: int = at_least(1, 4)
+    hypotheses: int | None = at_least(1, None)
     bootstrap: int = at_least(0, 2000)
     seed: int = 0
 

@@ -61,8 +61,8 @@ class SingleImageNetwork(keras.Model):
         ]
         self.conv_body = convolution(features, "conv_body", **wide)
         self.upscalers = [convolution(4 * features, f"upscale_{i}", **wide) for i in range(2)]
-        # Begins as the bilinear enlargement: from random values the first steps went so far that the rectifiers
-        # before it were shut for good.
+        # Begins as the bilinear enlargement: from random values the first steps went so far that the
+        # rectifiers before it were shut for good.
         self.conv_last = convolution(3, "conv_last", kernel_initializer="zeros", dtype="float32")
         self.upsampling = Upsampling(SCALE, "bilinear", dtype="float32", name="upsampling")
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from keras import ops
 
 import tfcorr
 from tfcorr.atomic import check_folder
@@ -20,7 +21,7 @@ from tfcorr.refsr.homography import orient
 from tfcorr.refsr.losses import reconstruction_loss
 from tfcorr.refsr.photos import DataError, PhotoCache, at_least, find_images
 from tfcorr.refsr.single_image import SingleImageNetwork
-from tfcorr.refsr.stages import FREE_KEYS
+from tfcorr.refsr.stages import FREE_KEYS, pictures
 from tfcorr.refsr.training import psnr_y
 from tfcorr.refsr.upsampling import BicubicUpsampling
 from tfcorr.training.callbacks import RunState
@@ -105,6 +106,11 @@ class SingleImageTrainer(StageTrainer):
         psnr = psnr_y(self(data), data["hr"])
         return {"psnr_y": psnr, "gain": psnr - psnr_y(self._bicubic(data["lr"]), data["hr"])}
 
+    def pictures(self, data) -> dict:
+        """Enlarged input, output and truth of a batch beside each other: (B, H, 3 W, 3)."""
+        parts = ops.concatenate([self._bicubic(data["lr"]), self(data), data["hr"]], axis=2)
+        return {"bicubic, restored, truth": ops.clip(parts, 0.0, 1.0)}
+
 
 def train(
     config: SingleImageConfig, command: Sequence[str], report: Callable[[str], None] = print
@@ -158,6 +164,7 @@ def train(
         validation=held_out,
         validate_every=validation.every if validation else 0,
         metric="psnr_y",
+        images=pictures(trainer, samples, held_out),
         parameters=flattened(config),
         report=report,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -39,6 +40,7 @@ from tfcorr.training.model_folder import portable_command, write_model
 from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
+from tfcorr.training.trainer import StageTrainer
 from tfcorr.weights import load_weights
 
 # What may change between two calls for one run.
@@ -58,6 +60,7 @@ FREE_KEYS = (
     "train.distribute",
     "train.devices",
 )
+_SHOWN = 4  # samples in TensorBoard
 
 
 def train(
@@ -100,7 +103,7 @@ def train(
         validation=held_out,
         validate_every=config.validation.every if config.validation else 0,
         metric="accuracy" if config.stage == "matcher" else "psnr_y",
-        images=_pictures(trainer, held_out),
+        images=pictures(trainer, samples, held_out),
         parameters=flattened(config),
         report=report,
     )
@@ -349,10 +352,24 @@ def _initialise_vgg(model: C2Matching, config: RestorerConfig) -> None:
         raise TfcorrError(f"vgg_weights: {error}") from error
 
 
-def _pictures(trainer, dataset) -> Callable[[], dict[str, Any]] | None:
-    if dataset is None or not hasattr(trainer, "pictures"):
-        return None
-    return lambda: trainer.pictures(next(iter(dataset.take(1))))
+def pictures(trainer: StageTrainer, samples: Samples, held_out=None) -> Callable[[], dict[str, Any]]:
+    """What a run shows in TensorBoard: always the same few samples.
+
+    Args:
+        trainer: its ``pictures`` draws a batch.
+        samples: for training; their first batch is shown where nothing is held out.
+        held_out: a `tf.data.Dataset` of batches, or None.
+
+    Returns:
+        A function that draws: name -> (B, H, W, 3).
+    """
+
+    @functools.cache
+    def shown() -> dict[str, Any]:
+        batch = samples.batch(0) if held_out is None else next(iter(held_out.take(1)))
+        return {name: values[:_SHOWN] for name, values in batch.items()}
+
+    return lambda: trainer.pictures(shown())
 
 
 def confidence_threshold(model: C2Matching, dataset, share: float = 0.95) -> float:

@@ -264,9 +264,10 @@ class KeypointSamples(Samples):
 class DistillationSamples(Samples):
     """Real pairs with their hypotheses.
 
-    Beside the inputs a sample has, for each trained direction, ``flows_<direction>`` (m, h, w, 2) and
-    ``confidence_<direction>`` (m, h, w, 1); ``index``, the pair's number; ``flipped``, whether the pair is
-    mirrored against what the variances are kept for.
+    Beside the inputs a sample has, for each trained direction, ``flows_<direction>`` (m, h, w, 2),
+    ``confidence_<direction>`` (m, h, w, 1) and ``valid_<direction>`` (m, h, w, 1), bool, which matches lie
+    within the other image; ``index``, the pair's number; ``flipped``, whether the pair is mirrored against
+    what the variances are kept for.
 
     Args:
         inputs: of the pairs.
@@ -276,7 +277,7 @@ class DistillationSamples(Samples):
         flip: mirror half of the pairs. This and the following only with ``augment``.
         jitter: change the images' colours; needs images as inputs, as the next does.
         affine: deviation of a random affine warp of the source, which leaves the target's cells, and so the
-            variances, where they are. Matches that it moves out of the source get no confidence (published).
+            variances, where they are. Matches that it moves out of the source are not valid (published).
     """
 
     def __init__(
@@ -323,9 +324,8 @@ class DistillationSamples(Samples):
         sample["source"] = warp(sample["source"], affine_places(matrix, identity_places(size, size)))
         flows = moved_source(sample["flows_t2s"], matrix)
         places = flows + identity_places(*flows.shape[-3:-1])
-        inside = np.all(np.abs(places) <= 1, axis=-1, keepdims=True)
         sample["flows_t2s"] = flows.astype(np.float32)
-        sample["confidence_t2s"] = sample["confidence_t2s"] * inside
+        sample["valid_t2s"] = np.all(np.abs(places) <= 1, axis=-1, keepdims=True)
 
     def _of(self, item: int, flip: bool) -> dict[str, np.ndarray] | None:
         sample = self.inputs.one(item, flip)
@@ -339,6 +339,7 @@ class DistillationSamples(Samples):
                 flows, confidence = flip_flow(flows), np.ascontiguousarray(confidence[..., ::-1, :])
             sample[f"flows_{direction}"] = flows
             sample[f"confidence_{direction}"] = confidence
+            sample[f"valid_{direction}"] = np.ones(confidence.shape, bool)
         sample["index"] = np.int64(item)
         sample["flipped"] = np.bool_(flip)
         return sample
@@ -356,7 +357,8 @@ class RehearsedSamples(Samples):
     """Real pairs with their hypotheses, and in each batch some warped pairs, whose truth stands for theirs.
 
     ``known`` (B,) says which are warped. Theirs are ``index`` 0, which means nothing; hypotheses that all
-    equal the flow, trusted where it is valid; and nothing in direction ``s2t``, where it is not known.
+    equal the flow, with a confidence of 1 and valid where it holds; and nothing valid in direction ``s2t``,
+    where it is not known.
 
     Args:
         real: makes the first samples of a batch.
@@ -376,9 +378,10 @@ class RehearsedSamples(Samples):
         for direction in self.real.directions:
             known = direction == "t2s"
             flows = np.broadcast_to(flow[:, None], (len(flow), *real[f"flows_{direction}"].shape[1:]))
-            trust = np.broadcast_to(valid[:, None, :, :, None], (*flows.shape[:-1], 1))
+            holds = np.broadcast_to(valid[:, None, :, :, None] > 0, (*flows.shape[:-1], 1))
             warped[f"flows_{direction}"] = flows if known else np.zeros_like(flows)
-            warped[f"confidence_{direction}"] = trust if known else np.zeros_like(trust)
+            warped[f"confidence_{direction}"] = np.ones(holds.shape, np.float32)
+            warped[f"valid_{direction}"] = holds if known else np.zeros_like(holds)
         count = self.warped.batch_size
         warped["index"] = np.zeros(count, real["index"].dtype)
         warped["flipped"] = np.zeros(count, real["flipped"].dtype)

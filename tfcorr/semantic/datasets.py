@@ -151,9 +151,9 @@ def find_image_set(images: ImageSet, data_root: str | None) -> list[Path]:
 
 
 def in_training(tested: Iterable[ImagePair], trained: Iterable[ImagePair]) -> list[bool]:
-    """For each tested pair, whether the same two images, in the same roles, were trained on."""
-    seen = {(pair.source, pair.target) for pair in trained}
-    return [(pair.source, pair.target) in seen for pair in tested]
+    """For each tested pair, whether the same two images, in whichever roles, were trained on."""
+    seen = {frozenset((pair.source, pair.target)) for pair in trained}
+    return [frozenset((pair.source, pair.target)) in seen for pair in tested]
 
 
 def overlap_warning(name: str, tested: Sequence[ImagePair], trained: Sequence[ImagePair]) -> str | None:

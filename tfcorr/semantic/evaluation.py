@@ -19,6 +19,7 @@ import tfcorr
 from tfcorr.atomic import write_bytes
 from tfcorr.config.semantic import Benchmark, Evaluation, SemanticEvaluateConfig, SyntheticBenchmark
 from tfcorr.errors import TfcorrError
+from tfcorr.pretrained import WEIGHTS_FILE, ModelCard
 from tfcorr.semantic.data import WarpedSamples
 from tfcorr.semantic.datasets import (
     ImagePair,
@@ -43,6 +44,8 @@ __all__ = [
 
 # How the names of methods end that do, or do not, average over an image and its mirror image.
 _MIRRORED, _PLAIN = "_mirrored", "_plain"
+_PAPERS_HYPOTHESES = 4  # m, section 4.1
+_MOST_CLASSES = 25  # with a row of the printed table each
 #: (B, S, S, 3) source and target in [0, 1] -> flow T2S (B, h, w, 2) in [-1, 1] units.
 Matches = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -68,7 +71,8 @@ def run_evaluation(
         report: prints a line.
 
     Returns:
-        A dictionary for JSON: ``benchmarks``, by name, with ``methods`` (see `summarise`), ``differences``
+        A dictionary for JSON: ``models``, names and checksums, and of how many hypotheses the ``average`` is;
+        ``benchmarks``, by name, with ``methods`` (see `summarise`), ``differences``
         (model - other, in PCK per pair, with intervals), ``pairs`` (each one's score) and, where test pairs
         stand in the training list, ``without_overlap``; ``synthetic``, by name, the share of cells within
         each alpha; ``skipped``, files that cannot be read.
@@ -213,19 +217,26 @@ def _synthetic(
             errors[name].append(np.linalg.norm(found - batch["flow"], axis=-1)[batch["valid"] > 0])
         if (number + 1) % 50 == 0:
             report(f"{one.name}: {number + 1}/{one.count} pairs")
-    # The image's side is 2 in the units of a flow.
     return {
         "count": one.count,
-        "methods": {
-            name: {
-                "pck": {
-                    f"{alpha:g}": float(np.mean([np.mean(e <= 2 * alpha) for e in values]))
-                    for alpha in evaluation.alphas
-                },
-                "end_point_error": float(np.mean([e.mean() for e in values]) / 2),
-            }
-            for name, values in errors.items()
+        "methods": {name: _cells(values, evaluation) for name, values in errors.items()},
+    }
+
+
+def _cells(errors: Sequence[np.ndarray], evaluation: Evaluation) -> dict[str, Any]:
+    """The share of cells within each alpha, mean over the pairs, with intervals; and the mean error."""
+    # The image's side is 2 in the units of a flow.
+    shares = {
+        f"{alpha:g}": np.array([np.mean(error <= 2 * alpha) for error in errors])
+        for alpha in evaluation.alphas
+    }
+    return {
+        "pck": {alpha: float(values.mean()) for alpha, values in shares.items()},
+        "intervals": {
+            alpha: bootstrap(values, evaluation.bootstrap, evaluation.seed)
+            for alpha, values in shares.items()
         },
+        "end_point_error": float(np.mean([error.mean() for error in errors]) / 2),
     }
 
 
@@ -233,7 +244,6 @@ def _methods(
     evaluation: Evaluation, model: str | Path, teacher: str | Path | None
 ) -> tuple[dict[str, Matches], int, dict[str, Any]]:
     """The asked methods as functions, the side of their images, and the models' names and checksums."""
-    from tfcorr.pretrained import WEIGHTS_FILE
     from tfcorr.semantic.loading import SEMANTIC_TEACHER, load_network
     from tfcorr.semantic.network import MatchingHead, SemanticMatchingNetwork
     from tfcorr.semantic.teacher import TeacherHead
@@ -244,6 +254,7 @@ def _methods(
         if teacher is None:
             raise TfcorrError("evaluation.methods: teacher and average need the teacher's model folder")
         loaded["teacher"] = load_network(teacher, job=SEMANTIC_TEACHER)
+    count = evaluation.hypotheses or _hypotheses_of(student.card)
     functions: dict[str, Matches] = {}
     for name in evaluation.methods:
         method = name.removesuffix(_MIRRORED).removesuffix(_PLAIN)
@@ -255,9 +266,15 @@ def _methods(
         head, samples = owner.head, None
         if method == "untrained":
             # The strong baseline: the backbone's own features, without the layers that are trained on top.
-            head = MatchingHead(head.channels, blocks=0, attention="none")
+            head = MatchingHead(
+                head.channels,
+                blocks=0,
+                attention="none",
+                beta=head.beta,
+                kernel_sigma=head.kernel_sigma,
+            )
         elif method == "average" and isinstance(head, TeacherHead):
-            samples = evaluation.hypotheses
+            samples = count
         mirror = owner.mirror if name == "model" else name.endswith(_MIRRORED)
         network = SemanticMatchingNetwork(head, owner.backbone, mirror=mirror)
         functions[name] = _compiled(network, samples, evaluation.seed)
@@ -265,7 +282,17 @@ def _methods(
         name: {"name": one.card.name, "sha256": one.card.checksums[WEIGHTS_FILE]}
         for name, one in loaded.items()
     }
+    if any(name.startswith("average") for name in evaluation.methods):
+        cards["teacher"]["hypotheses"] = count
     return functions, student.size, cards
+
+
+def _hypotheses_of(card: ModelCard) -> int:
+    """How many hypotheses of each pair a student was distilled from, as its card says; else the paper's."""
+    try:
+        return int(card.content["training"]["hypotheses"]["count"])
+    except (KeyError, TypeError, ValueError):
+        return _PAPERS_HYPOTHESES
 
 
 def _compiled(network, samples: int | None = None, seed: int = 0) -> Matches:
@@ -315,6 +342,7 @@ def table(result: dict[str, Any]) -> str:
             f"{name}: PCK, threshold {part['threshold']}, {part['count']} pairs, {part['points']} points"
         ]
         lines += _rows(part)
+        lines += _class_rows(part)
         for title, values in part["differences"].items():
             for alpha, value in values.items():
                 lines.append(f"  {title:<20}@{alpha:<6}{100 * value['mean']:>+7.1f}{_interval(value)}")
@@ -327,9 +355,15 @@ def table(result: dict[str, Any]) -> str:
     for name, part in result["synthetic"].items():
         lines.append(f"{name}: warped photographs, {part['count']} pairs, share of the cells")
         for method, values in part["methods"].items():
-            shown = "".join(f"  @{alpha} {100 * value:5.1f}" for alpha, value in values["pck"].items())
+            intervals = values.get("intervals", {})
+            shown = "".join(
+                f"  @{alpha} {100 * value:5.1f}{_interval({'interval': intervals.get(alpha)})}"
+                for alpha, value in values["pck"].items()
+            )
             lines.append(f"  {method:<10}{shown}")
         lines.append("")
+    if count := result.get("models", {}).get("teacher", {}).get("hypotheses"):
+        lines.append(f"average: of {count} hypotheses of the teacher")
     return "\n".join(lines).rstrip()
 
 
@@ -342,6 +376,26 @@ def _rows(part: dict[str, Any]) -> list[str]:
                 f"{100 * value['per_point']:>7.1f} per point{100 * value['mean_of_classes']:>7.1f} mean of "
                 f"{len(value['classes'])} classes"
             )
+    return lines
+
+
+def _class_rows(part: dict[str, Any]) -> list[str]:
+    """PCK of each class, per pair and per point, at one alpha: 0.1, or the last one."""
+    pck = {method: scores["pck"] for method, scores in part["methods"].items()}
+    alphas = list(next(iter(pck.values())))
+    alpha = "0.1" if "0.1" in alphas else alphas[-1]
+    classes = list(next(iter(pck.values()))[alpha]["classes"])
+    if not 1 < len(classes) <= _MOST_CLASSES:
+        return []
+    width = max(map(len, classes))
+    lines = [f"  {'class':<{width}} @{alpha:<5}" + "".join(f"{method:>20}" for method in pck)]
+    for name in classes:
+        cells = []
+        for scores in pck.values():
+            pair, point = (100 * scores[alpha][key][name] for key in ("classes", "classes_per_point"))
+            cells.append(f"{pair:>11.1f} /{point:>6.1f} ")
+        lines.append(f"  {name:<{width}}       {''.join(cells)}".rstrip())
+    lines.append("  (of each class: per pair / per point)")
     return lines
 
 

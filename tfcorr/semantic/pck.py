@@ -166,20 +166,26 @@ def summarise(
 
     Returns:
         ``pck``: for each alpha ``per_pair``, ``per_point``, ``interval`` (of ``per_pair``), ``classes`` (mean
-        over the pairs of each) and ``mean_of_classes``; ``distance``: the mean, in shares of L.
+        over the pairs of each) and ``mean_of_classes``, ``classes_per_point`` (over the points of each) and
+        ``mean_of_classes_per_point``; ``distance``: the mean, in shares of L.
     """
     result: dict[str, Any] = {"pck": {}}
+    members = {name: [i for i, c in enumerate(categories) if c == name] for name in sorted(set(categories))}
     for alpha in evaluation.alphas:
-        shares = np.array([score.correct(alpha).mean() for score in scores])
-        classes = {
-            name: float(shares[[c == name for c in categories]].mean()) for name in sorted(set(categories))
+        correct = [score.correct(alpha) for score in scores]
+        shares = np.array([one.mean() for one in correct])
+        classes = {name: float(shares[own].mean()) for name, own in members.items()}
+        points = {
+            name: float(np.concatenate([correct[i] for i in own]).mean()) for name, own in members.items()
         }
         result["pck"][f"{alpha:g}"] = {
             "per_pair": float(shares.mean()),
-            "per_point": float(np.concatenate([score.correct(alpha) for score in scores]).mean()),
+            "per_point": float(np.concatenate(correct).mean()),
             "interval": bootstrap(shares, evaluation.bootstrap, evaluation.seed),
             "classes": classes,
             "mean_of_classes": float(np.mean(list(classes.values()))),
+            "classes_per_point": points,
+            "mean_of_classes_per_point": float(np.mean(list(points.values()))),
         }
     result["distance"] = float(np.mean([(score.distance / score.length).mean() for score in scores]))
     return result

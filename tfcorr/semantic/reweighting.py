@@ -15,6 +15,9 @@ from keras import ops
 
 #: Deviations are not taken for smaller, in units of the flow: half a cell on a grid of 20.
 FLOOR = 0.05
+#: Eq. 5 does not take them for smaller either, where `FLOOR` is set to 0: the published program adds its
+#: square to the variances. Without it the divergence of the paper's initial variance, 0, is infinite.
+DIVERGENCE_FLOOR = 1e-3
 # What a variance of 0 is divided by, so that an error of 0 still weighs 1.
 _TINY = 1e-30
 

@@ -34,8 +34,10 @@ from tfcorr.backbones import backbone
 from tfcorr.config import config_hash, resolve_data_path
 from tfcorr.config.semantic import PairSet, SemanticConfig, StudentStage, TeacherStage
 from tfcorr.errors import TfcorrError
+from tfcorr.imaging.depth import convert_depth
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, ModelError, read_card, verify
 from tfcorr.semantic.data import (
+    ROLES,
     DistillationSamples,
     KeypointSamples,
     PairInputs,
@@ -46,6 +48,7 @@ from tfcorr.semantic.data import (
 )
 from tfcorr.semantic.datasets import ImagePair, KeypointPair, find_image_set, find_pairs
 from tfcorr.semantic.features import Extractor, FeatureCache, files_key
+from tfcorr.semantic.figures import match_figure
 from tfcorr.semantic.hypotheses import VarianceStore, hypothesis_records, make_hypotheses
 from tfcorr.semantic.loading import (
     SEMANTIC_MATCHING,
@@ -55,6 +58,7 @@ from tfcorr.semantic.loading import (
     save_network,
 )
 from tfcorr.semantic.network import Head, MatchingHead, SemanticMatchingNetwork
+from tfcorr.semantic.predictor import SemanticMatcher
 from tfcorr.semantic.records import Records
 from tfcorr.semantic.teacher import TeacherHead
 from tfcorr.semantic.training import DistillationTrainer, EStep, TeacherTrainer
@@ -66,7 +70,7 @@ from tfcorr.training.run_lock import run_lock
 from tfcorr.training.samples import Samples
 from tfcorr.training.tensorboard import flattened
 
-__all__ = ["train"]
+__all__ = ["Part", "Regime", "train"]
 
 # What may change between two calls for one run.
 _FREE = tuple(
@@ -82,6 +86,7 @@ _FREE = tuple(
     )
 )
 _KEPT_PHOTOS = 1000
+_SHOWN = 3  # pairs in TensorBoard
 
 
 def train(config: SemanticConfig, command: Sequence[str], report: Callable = print) -> RunState:
@@ -98,10 +103,10 @@ def train(config: SemanticConfig, command: Sequence[str], report: Callable = pri
     Raises:
         TfcorrError: configuration, data, checkpoint or training cannot be used; the message says which.
     """
+    regime = Regime(config, command, report)
     first = config.teacher.train if config.stage == "semantic_teacher" else config.student.train
     check_folder(config.output)
     prepare(first)
-    regime = _Regime(config, command, report)
     parts = {
         "semantic_teacher": regime.teacher,
         "semantic_hypotheses": regime.hypotheses,
@@ -121,10 +126,54 @@ def train(config: SemanticConfig, command: Sequence[str], report: Callable = pri
     return state
 
 
-class _Regime:
-    """The parts of a regime, which share photographs, backbone and folders."""
+def _check_devices(config: SemanticConfig) -> None:
+    for part, stage in (("teacher", config.teacher), ("student", config.student)):
+        if stage.train.distribute != "none":
+            raise TfcorrError(
+                f"{part}.train.distribute: the semantic stages train on one device, expected none, "
+                f"got {stage.train.distribute}"
+            )
 
-    def __init__(self, config: SemanticConfig, command: Sequence[str], report: Callable):
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Data, model and trainer of a regime's teacher or student, ready to `compile` and `fit`.
+
+    Attributes:
+        name: ``teacher`` or ``student``.
+        stage: its section of the configuration.
+        head: what is trained.
+        trainer: of the head on its backbone.
+        samples: what it is trained on.
+        cached: whether these are features instead of images.
+        callbacks: further ones, made for the run's state; None for none.
+        mirror: whether the trained network looks twice.
+    """
+
+    name: str
+    stage: TeacherStage | StudentStage
+    head: Head
+    trainer: TeacherTrainer | DistillationTrainer
+    samples: Samples
+    cached: bool
+    callbacks: Callable[[RunState], list[keras.callbacks.Callback]] | None = None
+    mirror: bool = False
+
+
+class Regime:
+    """The parts of a regime, which share photographs, backbone and folders.
+
+    Args:
+        config: of the regime.
+        command: the words that started it, for the models' cards.
+        report: prints a line.
+
+    Raises:
+        TfcorrError: the configuration asks for more than one device.
+    """
+
+    def __init__(self, config: SemanticConfig, command: Sequence[str], report: Callable = print):
+        _check_devices(config)
         self.config = config
         self.command = command
         self.report = report
@@ -190,9 +239,13 @@ class _Regime:
     def _pairs(self, sets: Sequence[PairSet]) -> list[ImagePair]:
         return [pair for one in sets for pair in find_pairs(one, self.config.data_root)]
 
-    def _validation(self, cached: bool, batch: int):
-        """A dataset of held-out warps, or None."""
-        held_out = self.config.validation
+    @functools.cached_property
+    def _real_pairs(self) -> list[ImagePair]:
+        return self._pairs(self.config.hypotheses.pairs)
+
+    def held_out(self, part: Part):
+        """A dataset of held-out warps for a part, or None."""
+        held_out, cached, batch = self.config.validation, part.cached, part.stage.train.batch
         if held_out is None:
             return None
         samples = WarpedSamples(
@@ -217,9 +270,32 @@ class _Regime:
             samples = PooledSamples(records, min(batch, held_out.count), held_out.seed, augment=False)
         return samples.dataset(0, max(1, held_out.count // samples.batch_size), 1).cache()
 
-    def _fit(self, trainer, samples: Samples, settings, name: str, key: str, cached: bool, callbacks=None):
+    def _pictures(self, head: Head, mirror: bool = False) -> Callable[[], dict[str, np.ndarray]] | None:
+        """Draws how a few of the real pairs are matched; None if there are no pairs."""
+        try:
+            inputs = PairInputs(self._real_pairs, self.photos, self.config.size)
+        except TfcorrError as error:
+            # A teacher alone can do without them.
+            self.report(f"no images in TensorBoard: {error}")
+            return None
+        network = SemanticMatchingNetwork(head, self.backbone, mirror=mirror)
+        matcher = SemanticMatcher(network, size=self.config.size)
+        numbers = np.unique(np.linspace(0, len(inputs.pairs) - 1, _SHOWN).astype(int))
+
+        def draw() -> dict[str, np.ndarray]:
+            figures = []
+            for pair in filter(None, map(inputs.one, numbers)):
+                source, target = (convert_depth(pair[role], np.uint8) for role in ROLES)
+                found = matcher.match(source, target, details=True)
+                figures.append(match_figure(source, target, found.flow, found.confidence))
+            return {"matches": np.stack(figures)} if figures else {}
+
+        return draw
+
+    def _fit(self, part: Part, key: str) -> RunState:
+        trainer, samples, settings = part.trainer, part.samples, part.stage.train
         self.report(
-            f"{self.config.name}, {name}: {len(samples.items)} samples, "
+            f"{self.config.name}, {part.name}: {len(samples.items)} samples, "
             f"{sum(int(np.prod(v.shape)) for v in trainer.trainable_variables):,} trained parameters, "
             f"{keras.config.dtype_policy().name}"
         )
@@ -228,14 +304,15 @@ class _Regime:
             trainer,
             lambda start, stop: samples.dataset(start, stop, settings.workers),
             settings,
-            self.run / name,
+            self.run / part.name,
             config_hash=key,
             data_key=samples.key,
-            validation=self._validation(cached, settings.batch),
+            validation=self.held_out(part),
             validate_every=held_out.every if held_out else 0,
             metric="pck",
+            images=self._pictures(part.head, part.mirror) if settings.images_every else None,
             parameters=flattened(self.config),
-            callbacks=callbacks,
+            callbacks=part.callbacks,
             report=self.report,
         )
 
@@ -282,20 +359,20 @@ class _Regime:
             seed=training["seed"], config=key, step=training["steps"], seconds=training["seconds"]
         )
 
-    def _save(
-        self, folder: Path, head: Head, state: RunState, job: str, stage: Any, mirror: bool = False
-    ) -> None:
-        config = self.config
+    def save(self, part: Part, state: RunState) -> None:
+        """Writes the model folder of a trained part."""
+        config, student = self.config, part.name == "student"
+        folder = Path(config.output) if student else self._teacher_folder
         card = {
-            "name": config.name if job == SEMANTIC_MATCHING else f"{config.name}-teacher",
-            "job": job,
+            "name": config.name if student else f"{config.name}-teacher",
+            "job": SEMANTIC_MATCHING if student else SEMANTIC_TEACHER,
             "licence": config.licence,
             "metrics": {"validation": state.metrics} if state.metrics else {},
             "training": {
                 "command": portable_command(self.command),
                 "key": state.config,
-                "settings": dataclasses.asdict(stage),
-                "hypotheses": dataclasses.asdict(config.hypotheses) if job == SEMANTIC_MATCHING else None,
+                "settings": dataclasses.asdict(part.stage),
+                "hypotheses": dataclasses.asdict(config.hypotheses) if student else None,
                 "data_licences": config.data_licences,
                 "seed": state.seed,
                 "steps": state.step,
@@ -306,7 +383,7 @@ class _Regime:
         }
         save_network(
             folder,
-            SemanticMatchingNetwork(head, self.backbone, mirror=mirror),
+            SemanticMatchingNetwork(part.head, self.backbone, mirror=part.mirror),
             backbone={"name": config.backbone, "arguments": config.backbone_arguments},
             size=config.size,
             card=card,
@@ -320,6 +397,22 @@ class _Regime:
         stage, key = self.config.teacher, self._teacher_key
         if finished := self._finished(self._teacher_folder, key, stage.train.steps):
             return finished
+        return self._trained(self.teacher_part(), key)
+
+    def _trained(self, part: Part, key: str) -> RunState:
+        state = self._fit(part, key)
+        self._tell_skipped()
+        if state.step == part.stage.train.steps or part.stage.train.max_minutes == 0:
+            self.save(part, state)
+        return state
+
+    def teacher_part(self) -> Part:
+        """The untrained teacher and its data.
+
+        Raises:
+            TfcorrError: the configuration or its data cannot be used; the message says which.
+        """
+        stage = self.config.teacher
         if (stage.synthetic is None) == (stage.keypoints is None):
             raise TfcorrError("teacher: expected one of synthetic and keypoints")
         samples, cached = self._warped() if stage.synthetic else self._annotated()
@@ -328,11 +421,7 @@ class _Regime:
         trainer = TeacherTrainer(
             self._network(head, cached), seed=stage.train.seed, **dataclasses.asdict(stage.loss)
         )
-        state = self._fit(trainer, samples, stage.train, "teacher", key, cached)
-        self._tell_skipped()
-        if state.step == stage.train.steps or stage.train.max_minutes == 0:
-            self._save(self._teacher_folder, head, state, SEMANTIC_TEACHER, stage)
-        return state
+        return Part("teacher", stage, head, trainer, samples, cached)
 
     def _warped(self, batch: int | None = None) -> tuple[Samples, bool]:
         """The teacher's warped pairs, and whether they are features."""
@@ -395,7 +484,7 @@ class _Regime:
 
     def _hypotheses(self) -> tuple[PairInputs, Records]:
         stage = self.config.hypotheses
-        pairs = self._pairs(stage.pairs)
+        pairs = self._real_pairs
         records = hypothesis_records(
             self.run / "hypotheses",
             len(pairs),
@@ -408,12 +497,20 @@ class _Regime:
 
     def student(self) -> RunState:
         """Section 3.3: distils the hypotheses into the student (algorithm 1)."""
-        stage, output = self.config.student, Path(self.config.output)
         if not (self._teacher_folder / CARD_FILE).is_file():
             raise ModelError(f"{self._teacher_folder}: no teacher there; run stage=semantic_teacher first")
         key = self._student_key
-        if finished := self._finished(output, key, stage.train.steps):
+        if finished := self._finished(Path(self.config.output), key, self.config.student.train.steps):
             return finished
+        return self._trained(self.student_part(), key)
+
+    def student_part(self) -> Part:
+        """The untrained student and its data, from the teacher's hypotheses in ``run``.
+
+        Raises:
+            TfcorrError: as `teacher_part`, or the hypotheses are not finished.
+        """
+        stage = self.config.student
         inputs, records = self._hypotheses()
         records.check()
         if records.missing():
@@ -465,19 +562,8 @@ class _Regime:
                     "student.rehearsal: give both of cache_features and teacher.synthetic.pool, or neither"
                 )
             trained = RehearsedSamples(trained, warped)
-        state = self._fit(
-            trainer,
-            trained,
-            stage.train,
-            "student",
-            key,
-            cached,
-            callbacks if stage.loss.reweight else None,
-        )
-        self._tell_skipped()
-        if state.step == stage.train.steps or stage.train.max_minutes == 0:
-            self._save(output, head, state, SEMANTIC_MATCHING, stage, stage.mirror)
-        return state
+        further = callbacks if stage.loss.reweight else None
+        return Part("student", stage, head, trainer, trained, cached, further, stage.mirror)
 
     def evaluate(self) -> dict[str, float]:
         """Measures the student, and what the configuration names beside it."""
@@ -489,7 +575,7 @@ class _Regime:
             model=self.config.output,
             teacher=self._teacher_folder,
             data_root=self.config.data_root,
-            trained=self._pairs(self.config.hypotheses.pairs),
+            trained=self._real_pairs,
             report=self.report,
         )
         write_bytes(self.run / "evaluation.json", (json.dumps(result, indent=2) + "\n").encode())

@@ -21,6 +21,7 @@ from tfcorr.semantic.hypotheses import DIRECTIONS
 from tfcorr.semantic.losses import cell_mean, distillation_loss, teacher_loss
 from tfcorr.semantic.network import SemanticMatchingNetwork
 from tfcorr.semantic.reweighting import (
+    DIVERGENCE_FLOOR,
     empirical_variance,
     error_divergence,
     hypothesis_weights,
@@ -148,6 +149,8 @@ class DistillationTrainer(_FlowTrainer):
         flows_t2s, flows_s2t: (B, m, h, w, 2), hypotheses of the trained directions.
         confidence_t2s, confidence_s2t: (B, m, h, w, 1), see `tfcorr.semantic.matching.confidence`; not needed
             without ``confidence``.
+        valid_t2s, valid_s2t: (B, m, h, w, 1), bool or float, optional: which hypotheses are to be learnt
+            from, whatever ``confidence`` is; the others count as one with no error.
         valid: (B, h, w), optional: which cells count.
         flipped: (B,) bool, optional: pairs that are mirrored left to right here, hypotheses too. The store's
             variances are those of the pair as it is; they are mirrored to match.
@@ -162,7 +165,8 @@ class DistillationTrainer(_FlowTrainer):
         smooth_weight: alpha of eq. 2, which weighs the smoothness in eq. 4 too.
         divergence_weight: lambda of eq. 4.
         floor, weights, normalize: of eq. 3, see `tfcorr.semantic.reweighting.hypothesis_weights`, where
-            ``weights`` is called ``form``.
+            ``weights`` is called ``form``. Eq. 5 has the same floor, and at least
+            `tfcorr.semantic.reweighting.DIVERGENCE_FLOOR`.
         step_size: phi of eq. 6.
         reweight: False averages the hypotheses (table 3): no weights, no divergence, no E-step.
         confidence: False leaves eq. 7 out.
@@ -254,13 +258,13 @@ class DistillationTrainer(_FlowTrainer):
             )
             # Algorithm 1, line 3.
             weights = ops.where(plain, ops.ones_like(weights), weights)
-            divergence = error_divergence(variance, empirical, floor=self.floor)
+            divergence = error_divergence(variance, empirical, floor=max(self.floor, DIVERGENCE_FLOOR))
         terms = distillation_loss(
             prediction,
             hypotheses,
             divergence,
             weights=weights,
-            confidence=data[f"confidence_{direction}"] if self.confidence else None,
+            confidence=self._trust(data, direction),
             valid=data.get("valid"),
             smooth_weight=self.smooth_weight,
             divergence_weight=self.divergence_weight,
@@ -268,6 +272,15 @@ class DistillationTrainer(_FlowTrainer):
             components=self.components,
         )
         return terms if weights is None else {**terms, "weight": ops.mean(weights)}
+
+    def _trust(self, data, direction):
+        """What each hypothesis counts beside eq. 3: C of eq. 7 and validity, or None."""
+        confidence = data[f"confidence_{direction}"] if self.confidence else None
+        valid = data.get(f"valid_{direction}")
+        if valid is None:
+            return confidence
+        valid = ops.cast(valid, "float32")
+        return valid if confidence is None else ops.cast(confidence, "float32") * valid
 
     def variances(self, data):
         """The stored variances of a batch's pairs as they stand in this round: float32 (B, D, h, w, 2)."""

@@ -234,12 +234,15 @@ def trial_image(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def _trial_pair(size: _Size, reference_size: _Size) -> tuple[np.ndarray, np.ndarray]:
-    """An input and a reference that shows the same, moved: clear matches, which rounding does not change."""
+    """An input and a reference with the same in it at its scale, moved: clear matches, which rounding does
+    not change. A larger reference goes on with mirror images."""
     from tfcorr.imaging.resize import resize_bicubic
 
     lr = trial_image(*size, seed=0)
-    reference = np.clip(resize_bicubic(lr, reference_size), 0, 1)
-    return lr, np.roll(reference, _TRIAL_SHIFT, axis=(0, 1))
+    large = np.clip(resize_bicubic(lr, (4 * size[0], 4 * size[1])), 0, 1)
+    room = [(0, max(0, wanted - side)) for wanted, side in zip(reference_size, large.shape, strict=False)]
+    large = np.pad(large, [*room, (0, 0)], mode="reflect")[: reference_size[0], : reference_size[1]]
+    return lr, np.roll(large, _TRIAL_SHIFT, axis=(0, 1))
 
 
 def _export(

@@ -146,7 +146,8 @@ class Log(keras.callbacks.Callback):
         steps: of the whole run.
         batch: samples a step, for the throughput.
         every: steps.
-        images: called with a writer's ``image`` function every ``images_every`` steps.
+        images: makes pictures by name, (B, H, W, 3), of the averaged weights where the optimiser averages;
+            called every ``images_every`` steps, and at the end unless a signal ended it.
         images_every: 0 for never.
         report: prints a line.
     """
@@ -169,8 +170,9 @@ class Log(keras.callbacks.Callback):
         self.steps = steps
         self.batch_size = batch
         self.every = every
-        self.images = images
+        self.images = images if images_every else None
         self.images_every = images_every
+        self._pictured = state.step
         self.report = report
         self._window: list[dict[str, float]] = []
         self._since = state.seconds
@@ -192,7 +194,7 @@ class Log(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         self._window.append({name: float(value) for name, value in (logs or {}).items()})
-        if self.images and self.images_every and self.state.step % self.images_every == 0:
+        if self.images and self.state.step % self.images_every == 0:
             self._write_images()
         if self.state.step % self.every == 0 or self.state.step == self.steps:
             self.flush()
@@ -234,13 +236,18 @@ class Log(keras.callbacks.Callback):
     def _write_images(self):
         import tensorflow as tf
 
+        self._pictured = self.state.step
         if self.writer:
-            with self.writer.as_default(step=self.state.step):
+            with averaged_weights(self.model), self.writer.as_default(step=self.state.step):
                 for name, value in self.images().items():
                     tf.summary.image(f"pictures/{name}", value, max_outputs=4)
 
     def on_train_end(self, logs=None):
         self.flush()
+        # Who interrupts a run does not want to wait for pictures.
+        ended = self.state.stopped in (None, "max_minutes")
+        if self.images and ended and self._pictured != self.state.step:
+            self._write_images()
         if self.writer:
             self.writer.flush()
 

@@ -261,16 +261,26 @@ def write_evaluation(
 
 
 def means(result: Mapping[str, Any]) -> dict[str, float]:
-    """The means in the result of an evaluation: the path of each, joined by slashes -> value."""
+    """The means in the result of an evaluation, as scalars for `write_evaluation`.
+
+    Args:
+        result: nested dictionaries. A mean is a number under ``mean`` or, of PCK, ``per_pair``; or one of the
+            numbers that ``pck`` has for each alpha.
+
+    Returns:
+        The path of each, joined by slashes, without the word for the mean itself -> value.
+    """
     found: dict[str, float] = {}
 
     def collect(node: Any, path: tuple[str, ...]) -> None:
         if isinstance(node, Mapping):
             for key, value in node.items():
-                if key == "mean" and isinstance(value, (int, float)):
-                    found["/".join(path)] = float(value)
-                else:
+                if not isinstance(value, (int, float)):
                     collect(value, (*path, str(key)))
+                elif key in ("mean", "per_pair"):
+                    found["/".join(path)] = float(value)
+                elif path[-1:] == ("pck",):
+                    found["/".join((*path, str(key)))] = float(value)
 
     collect(result, ())
     return found
