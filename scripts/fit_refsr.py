@@ -16,8 +16,7 @@ from tfcorr.config import check_command, load_config
 from tfcorr.refsr.stages import build
 from tfcorr.training.callbacks import Clock, Phases, RunState
 from tfcorr.training.distribution import make_strategy
-from tfcorr.training.loop import prepare
-from tfcorr.training.optimizer import make_optimizer
+from tfcorr.training.loop import compile_trainer, prepare
 
 
 def main() -> None:
@@ -36,15 +35,7 @@ def main() -> None:
     prepare(settings)
     with make_strategy(settings).scope():
         stage = build(config)
-        optimizer = make_optimizer(
-            settings.learning_rate,
-            settings.steps,
-            multipliers=settings.multipliers,
-            ema=settings.ema,
-            clip_norm=settings.clip_norm,
-        )
-        # The compiled ops cannot go through XLA.
-        stage.trainer.compile(optimizer=optimizer, jit_compile=False)
+    compile_trainer(stage.trainer, settings)
 
     state = RunState(seed=settings.seed, config="")
     callbacks = [Clock(state)]

@@ -15,23 +15,13 @@ from tfcorr.config import ConfigError, SemanticConfig, load_config
 from tfcorr.errors import TfcorrError
 from tfcorr.semantic.stages import Part, Regime
 from tfcorr.training.callbacks import Clock, RunState
-from tfcorr.training.loop import prepare
-from tfcorr.training.optimizer import make_optimizer
+from tfcorr.training.loop import compile_trainer, prepare
 
 
 def fit(regime: Regime, part: Part) -> None:
     """Trains the teacher or the student, and writes its model folder."""
     settings = part.stage.train
-    optimizer = make_optimizer(
-        settings.learning_rate,
-        settings.steps,
-        multipliers=settings.multipliers,
-        ema=settings.ema,
-        clip_norm=settings.clip_norm,
-    )
-    # The compiled ops cannot go through XLA.
-    part.trainer.compile(optimizer=optimizer, jit_compile=False)
-    optimizer.build(part.trainer.trainable_variables)
+    compile_trainer(part.trainer, settings)
     state = RunState(seed=settings.seed, config="")
     callbacks = [Clock(state)]
     if part.callbacks:

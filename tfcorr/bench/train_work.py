@@ -68,18 +68,10 @@ def _first_steps(stage: _Stage, count: int, more: int = 0) -> tuple[Callable, It
     """Compiles as `run_fit` does, trains `count` steps, and returns the step and `more` further batches."""
     import tensorflow as tf
 
-    from tfcorr.training.optimizer import make_optimizer
+    from tfcorr.training.loop import compile_trainer
 
     settings, trainer = stage.settings, stage.trainer
-    optimizer = make_optimizer(
-        settings.learning_rate,
-        settings.steps,
-        multipliers=settings.multipliers,
-        ema=settings.ema,
-        clip_norm=settings.clip_norm,
-    )
-    trainer.compile(optimizer=optimizer, jit_compile=False)
-    optimizer.build(trainer.trainable_variables)
+    compile_trainer(trainer, settings)
     step = tf.function(trainer.train_step)
     batches = iter(stage.samples.dataset(0, count + more, settings.workers))
     for _ in range(count):

@@ -119,7 +119,7 @@ def run_fit(
     strategy = trainer.distribute_strategy
     chief = is_chief(strategy)
     with run_lock(folder) if chief else contextlib.nullcontext():
-        optimizer = _compile(trainer, settings)
+        optimizer = compile_trainer(trainer, settings)
         state = RunState(seed=settings.seed, config=config_hash, data=data_key)
         if saved := load_latest(folder, trainer, config_hash, report, put_aside=chief):
             state = _resumed(saved, state, folder, report)
@@ -162,7 +162,16 @@ def run_fit(
     return state
 
 
-def _compile(trainer: keras.Model, settings: Training) -> keras.optimizers.Optimizer:
+def compile_trainer(trainer: keras.Model, settings: Training) -> keras.optimizers.Optimizer:
+    """Compiles a trainer with the optimiser of its settings, under the strategy that it was made in.
+
+    Args:
+        trainer: built.
+        settings: ``learning_rate``, ``steps``, ``multipliers``, ``ema`` and ``clip_norm`` of them.
+
+    Returns:
+        The optimiser, with its state made.
+    """
     with trainer.distribute_strategy.scope():
         optimizer = make_optimizer(
             settings.learning_rate,
