@@ -57,6 +57,28 @@ def test_training_starts_at_the_result_of_the_base():
     np.testing.assert_array_equal(fresh(inputs), fresh.restorer.base(inputs["lr"]))
 
 
+def test_the_reference_path_of_a_model_without_a_base_is_taken():
+    keras.utils.set_random_seed(2)
+    plain = C2Matching.from_architecture({"restorer": {**SIZES, "base": None, "content_blocks": 2}})
+    guided = C2Matching.from_architecture({"restorer": SIZES})
+    before = {weight.path: weight.numpy() for weight in guided.restorer.levels["small"].weights}
+    absent = guided.take_weights(plain)
+    parts = {name.split("/")[1] for name in absent}
+    assert parts == {"base", "entry_small", "entry_medium", "entry_large", "small", "tail_large2"}
+    for name in ("medium", "large", "tail_small", "tail_medium", "tail_large1", "gate"):
+        ours, theirs = (m.restorer.levels.get(name) or getattr(m.restorer, name) for m in (guided, plain))
+        assert ours.weights
+        for one, other in zip(ours.weights, theirs.weights, strict=True):
+            np.testing.assert_array_equal(one, other)
+    for weight in guided.restorer.levels["small"].weights:
+        np.testing.assert_array_equal(weight, before[weight.path])
+    # It still begins at the result of the base.
+    inputs = {"lr": image(6, 8), "reference": image(24, 32, 1)}
+    np.testing.assert_array_equal(guided(inputs), guided.restorer.base(inputs["lr"]))
+    with pytest.raises(ValueError, match=r"restorer/content_0/.* is not among"):
+        plain.take_weights(guided)
+
+
 def test_a_gate_shut_at_one_place_keeps_the_base_there(model):
     lr, references = image(6, 8), model.prepare([image(24, 32, 1)])
     offsets = pre_offsets(model.match(model.describe(lr), references).index, references.columns)

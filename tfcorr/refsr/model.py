@@ -307,7 +307,10 @@ class C2Matching(keras.Model):
         return model
 
     def take_weights(self, source: C2Matching) -> list[str]:
-        """Copies the weights of a model that may lack a gate where this one has one.
+        """Copies the weights of a model that may lack a gate, or a base, where this one has one.
+
+        A base brings its own content path: then only what has to do with the reference is copied, the
+        levels that aggregate one and what leads from level to level, and the last convolution begins anew.
 
         Args:
             source: A built model of otherwise the same architecture.
@@ -320,7 +323,11 @@ class C2Matching(keras.Model):
                 was copied then.
         """
         ours, theirs = _named_weights(self), _named_weights(source)
-        absent = [name for name in ours if name not in theirs and name.startswith("restorer/gate/")]
+        own = ("restorer/gate/",)
+        if self.restorer.base is not None and source.restorer.base is None:
+            theirs = {name: w for name, w in theirs.items() if not name.startswith(_CONTENT_PATH)}
+            own += ("restorer/base/", "restorer/entry_", *_CONTENT_PATH)
+        absent = [name for name in ours if name not in theirs and name.startswith(own)]
         if lacking := set(ours) - set(theirs) - set(absent):
             raise ValueError(f"{min(lacking)} is not among the weights given")
         if unknown := set(theirs) - set(ours):
@@ -331,6 +338,10 @@ class C2Matching(keras.Model):
         for name, weight in theirs.items():
             ours[name].assign(weight)
         return absent
+
+
+# What a restorer over a base does not take from one without, see `C2Matching.take_weights`.
+_CONTENT_PATH = ("restorer/conv_first/", "restorer/content_", "restorer/small/", "restorer/tail_large2/")
 
 
 def _named_weights(model: C2Matching) -> dict:

@@ -321,7 +321,10 @@ def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> N
     source, _ = load_super_resolution(folder)
     ours, theirs = (dataclasses.asdict(m.restorer.config) for m in (model, source))
     # Sizes show in the shapes; what a network does with them does not.
-    differing = {name: theirs[name] for name in ours if name != "gate" and ours[name] != theirs[name]}
+    left_out = {"gate"}
+    if model.restorer.base is not None and source.restorer.base is None:
+        left_out |= {"base", "content_blocks", "blocks"}
+    differing = {name: theirs[name] for name in ours if name not in left_out and ours[name] != theirs[name]}
     try:
         absent = model.take_weights(source)
     except ValueError as error:
@@ -329,7 +332,8 @@ def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> N
     if differing:
         report(f"initial_weights: {folder} was trained otherwise: {differing}")
     if absent:
-        report(f"initial_weights: not in {folder}, start untrained: {', '.join(absent)}")
+        parts = dict.fromkeys("/".join(name.split("/")[:2]) for name in absent)
+        report(f"initial_weights: not taken from {folder}: {', '.join(parts)}")
 
 
 def _take_base(model: C2Matching, folder: str) -> None:
