@@ -10,12 +10,12 @@
 #define TFCORR_CUSTOM_OPS_DEFORM_CONV2D_CPU_H_
 
 #include <algorithm>
-#include <atomic>
 #include <cstdint>
 
 #include "deform_conv2d_geometry.h"
 #include "isa.h"
 #include "kernels/deform_conv2d.h"
+#include "steps.h"
 
 namespace tfcorr {
 
@@ -63,102 +63,76 @@ class DeformOnCpu {
 
   // Both return false where there was no memory.
   bool Forward(const DeformInputs& inputs, void* output) {
-    float* const image = PackImage(inputs.x);
+    Steps steps;
+    float* const image = PackImage(inputs.x, &steps);
     float* const packed_kernel = runtime_.Floats(layout_.packed_kernel_size);
     if (image == nullptr || packed_kernel == nullptr) return false;
-    runtime_.ParallelFor(layout_.chunks, 1, [&](int64_t begin, int64_t end) {
+    steps.AddBlocks(layout_.chunks, 1, [=](int64_t begin, int64_t end) {
       kernels_.pack_kernel(shape_, layout_, type_, inputs.kernel, packed_kernel, begin, end);
     });
     const DeformForward task = {shape_, layout_,      type_,       image, packed_kernel, inputs.offset,
                                 inputs.mask, inputs.bias, output};
-    return WithScratch(shape_.batch * layout_.tiles_per_image, layout_.forward_scratch,
-                       [&](float* scratch, int64_t tile) { kernels_.forward(task, scratch, tile, tile + 1); });
+    steps.Add(shape_.batch * layout_.tiles_per_image,
+              [&](float* scratch, int64_t tile) { kernels_.forward(task, scratch, tile, tile + 1); });
+    return steps.Run(layout_.forward_scratch, &runtime_);
   }
 
   bool Backward(const DeformInputs& inputs, const void* output_gradient, const DeformGradients& gradients) {
-    float* const image = PackImage(inputs.x);
-    float* const image_gradient = Zeros(layout_.image_size);
-    float* const kernel_gradient = Zeros(layout_.kernel_gradient_size);
+    Steps steps;
+    float* const image = PackImage(inputs.x, &steps);
+    float* const image_gradient = Zeros(layout_.image_size, &steps);
+    float* const kernel_gradient = Zeros(layout_.kernel_gradient_size, &steps);
     const int64_t parts = layout_.parts > 1 ? layout_.parts : 0;
     float* const samples = runtime_.Floats(parts * layout_.sample_gradient_size);
     if (image == nullptr || image_gradient == nullptr || kernel_gradient == nullptr || samples == nullptr) return false;
     const DeformBackward task = {shape_,       layout_,        type_,           image,           inputs.kernel,
                                  inputs.offset, inputs.mask,    output_gradient, image_gradient,  kernel_gradient,
                                  samples,       gradients.offset, gradients.mask};
-    if (!WithScratch(layout_.units, layout_.backward_scratch,
-                     [&](float* scratch, int64_t unit) { kernels_.backward(task, scratch, unit, unit + 1); })) {
-      return false;
-    }
-    runtime_.ParallelFor(layout_.image_rows, 8, [&](int64_t begin, int64_t end) {
+    steps.Add(layout_.units, [&](float* scratch, int64_t unit) { kernels_.backward(task, scratch, unit, unit + 1); });
+    steps.AddBlocks(layout_.image_rows, kRows, [&](int64_t begin, int64_t end) {
       kernels_.unpack_image(shape_, layout_, type_, image_gradient, gradients.x, begin, end);
     });
-    runtime_.ParallelFor(shape_.kernel_height * shape_.kernel_width, 1, [&](int64_t begin, int64_t end) {
+    steps.AddBlocks(shape_.kernel_height * shape_.kernel_width, 1, [&](int64_t begin, int64_t end) {
       kernels_.unpack_kernel(task, gradients.kernel, begin, end);
     });
     const int64_t pixels = shape_.batch * shape_.out_height * shape_.out_width;
     if (parts > 0) {
-      runtime_.ParallelFor(pixels, 256,
-                           [&](int64_t begin, int64_t end) { kernels_.reduce_samples(task, begin, end); });
+      steps.AddBlocks(pixels, 256,
+                      [&](int64_t begin, int64_t end) { kernels_.reduce_samples(task, begin, end); });
     }
-    return gradients.bias == nullptr || BiasGradient(task, pixels, gradients.bias);
+    // Blocks of a fixed size, then the blocks in order: the same for any number of threads.
+    constexpr int64_t kBlock = 1024;
+    const int64_t blocks = gradients.bias == nullptr ? 0 : (pixels + kBlock - 1) / kBlock;
+    float* const sums = runtime_.Floats(blocks * shape_.out_channels);
+    if (sums == nullptr) return false;
+    steps.AddBlocks(blocks * kBlock, kBlock, [&](int64_t begin, int64_t end) {
+      kernels_.sum_pixels(task, begin, std::min(pixels, end), sums + begin / kBlock * shape_.out_channels);
+    });
+    if (!steps.Run(layout_.backward_scratch, &runtime_)) return false;
+    for (int64_t o = 0; gradients.bias != nullptr && o < shape_.out_channels; ++o) {
+      gradients.bias[o] = 0.0f;
+      for (int64_t block = 0; block < blocks; ++block) gradients.bias[o] += sums[block * shape_.out_channels + o];
+    }
+    return true;
   }
 
  private:
-  // x, repacked with a border of zeros.
-  float* PackImage(const void* x) {
+  static constexpr int64_t kRows = 8;  // Of an image, to be packed or unpacked together.
+
+  // Memory for x, repacked with a border of zeros, and the step that fills it.
+  float* PackImage(const void* x, Steps* steps) {
     float* const image = runtime_.Floats(layout_.image_size);
-    if (image != nullptr) {
-      runtime_.ParallelFor(layout_.image_rows, 8, [&](int64_t begin, int64_t end) {
-        kernels_.pack_image(shape_, layout_, type_, x, image, begin, end);
-      });
-    }
+    steps->AddBlocks(layout_.image_rows, kRows, [=](int64_t begin, int64_t end) {
+      kernels_.pack_image(shape_, layout_, type_, x, image, begin, end);
+    });
     return image;
   }
 
-  float* Zeros(int64_t count) {
+  float* Zeros(int64_t count, Steps* steps) {
     float* const memory = runtime_.Floats(count);
-    if (memory != nullptr) {
-      runtime_.ParallelFor(count, int64_t{1} << 16, [memory](int64_t begin, int64_t end) {
-        std::fill(memory + begin, memory + end, 0.0f);
-      });
-    }
+    steps->AddBlocks(count, int64_t{1} << 16,
+                     [memory](int64_t begin, int64_t end) { std::fill(memory + begin, memory + end, 0.0f); });
     return memory;
-  }
-
-  // Runs work(scratch, i) for i in [0, count). Each worker has its own `size` floats of scratch and takes the next i
-  // when it is done with one, so that no thread waits for a slower one.
-  template <class Work>
-  bool WithScratch(int64_t count, int64_t size, const Work& work) {
-    const int64_t workers = std::min(runtime_.threads(), count);
-    size = (size + Runtime::kScratchUnit - 1) / Runtime::kScratchUnit * Runtime::kScratchUnit;
-    float* const memory = runtime_.Floats(workers * size);
-    if (memory == nullptr) return false;
-    std::atomic<int64_t> next{0};
-    runtime_.ParallelFor(workers, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t worker = begin; worker < end; ++worker) {
-        for (int64_t i = next++; i < count; i = next++) work(memory + worker * size, i);
-      }
-    });
-    return true;
-  }
-
-  // Sums in blocks of a fixed size, then the blocks in order: the same for any number of threads.
-  bool BiasGradient(const DeformBackward& task, int64_t pixels, float* gradient) {
-    constexpr int64_t kBlock = 1024;
-    const int64_t outputs = shape_.out_channels;
-    const int64_t blocks = (pixels + kBlock - 1) / kBlock;
-    float* const sums = runtime_.Floats(blocks * outputs);
-    if (sums == nullptr) return false;
-    runtime_.ParallelFor(blocks, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t block = begin; block < end; ++block) {
-        kernels_.sum_pixels(task, block * kBlock, std::min(pixels, (block + 1) * kBlock), sums + block * outputs);
-      }
-    });
-    for (int64_t o = 0; o < outputs; ++o) {
-      gradient[o] = 0.0f;
-      for (int64_t block = 0; block < blocks; ++block) gradient[o] += sums[block * outputs + o];
-    }
-    return true;
   }
 
   const DeformKernels& kernels_;

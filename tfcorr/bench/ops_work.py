@@ -76,7 +76,10 @@ def _difference(case: Case, found: list[np.ndarray], expected: list[np.ndarray])
     """
     if case.op == "match_patches":
         return float(np.mean(found[0] != expected[0]))
-    return max(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in zip(found, expected, strict=True))
+    pairs = [
+        (np.asarray(a, np.float32), np.asarray(b, np.float32)) for a, b in zip(found, expected, strict=True)
+    ]
+    return max(float(np.max(np.abs(a - b)) / np.max(np.abs(b))) for a, b in pairs)
 
 
 def memory(case: Case, contestant: str, threads: int) -> dict[str, int]:
