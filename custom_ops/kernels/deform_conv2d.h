@@ -42,6 +42,7 @@ struct DeformLayout {
 
   // A chunk of the columns: some whole groups, or some channels of one group.
   int64_t chunk_groups, chunk_channels, chunks_per_group, chunks;
+  int64_t plan_groups;              // Groups whose samples are planned together, a multiple of chunk_groups or all.
   int64_t tile_rows, tile_columns;  // Output pixels in a tile.
   int64_t tiles_y;                  // Tiles of a strip, numbered downwards; strips from left to right.
   int64_t tiles_per_image;
