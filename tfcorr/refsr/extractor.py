@@ -15,9 +15,10 @@ from keras import ops
 from tfcorr.refsr.upsampling import BicubicUpsampling
 from tfcorr.weights import check_hdf5, opened_npz
 
-#: Width of each feature that an extractor can give, and how many pixels one of its cells is wide.
-FEATURE_WIDTHS = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256}
-FEATURE_STRIDES = {"relu1_1": 1, "relu2_1": 2, "relu3_1": 4}
+#: Width of each feature of a reference, and how many pixels one of its cells is wide. An extractor gives all
+#: but ``detail``, which comes from a restorer's base (:mod:`tfcorr.refsr.detail`).
+FEATURE_WIDTHS = {"relu1_1": 64, "relu2_1": 128, "relu3_1": 256, "detail": 4}
+FEATURE_STRIDES = {"relu1_1": 1, "relu2_1": 2, "relu3_1": 4, "detail": 1}
 
 #: What an image is normalised with, RGB in [0, 1].
 IMAGE_MEAN = (0.485, 0.456, 0.406)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from tfcorr.imaging.tiles import tile_for_budget
+from tfcorr.refsr.detail import alignment_values
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.model import C2Matching
-from tfcorr.refsr.restorer import LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerSizes
+from tfcorr.refsr.restorer import CUES, LEVEL_FEATURES, LEVEL_SCALES, LEVELS, RestorerSizes
 from tfcorr.refsr.single_image import SingleImageSizes
 
 __all__ = ["MemoryPlan", "available_memory", "is_out_of_memory", "within_memory"]
@@ -36,11 +37,13 @@ class MemoryPlan:
         budget: bytes.
         tile_bytes: bytes that the restorer takes for one pixel of the input.
         reference_bytes: bytes that the prepared features take for one pixel of a reference.
+        extractor_bytes: bytes that computing them takes for one.
     """
 
     budget: int
     tile_bytes: int
     reference_bytes: int
+    extractor_bytes: int = _EXTRACTOR_BYTES
 
     @classmethod
     def of(cls, model: C2Matching, budget: int) -> MemoryPlan:
@@ -52,7 +55,12 @@ class MemoryPlan:
         )
         # Descriptors as they come and normalised, at one cell for 16 pixels; always float32.
         descriptors = 2 * _FLOAT * _DESCRIPTOR_WIDTH / FEATURE_STRIDES["relu3_1"] ** 2
-        return cls(budget, restorer_bytes(model.restorer.config), math.ceil(features + descriptors))
+        sizes = model.restorer.config
+        extractor = _EXTRACTOR_BYTES
+        if sizes.detail:
+            # The base works at a sixteenth of the reference's pixels, beside what was extracted.
+            extractor += single_image_bytes(sizes.base) // LEVEL_SCALES["large"] ** 2
+        return cls(budget, restorer_bytes(sizes), math.ceil(features + descriptors), extractor)
 
     def tile(self, height: int, width: int) -> tuple[int, int]:
         """The largest tile for an input: (height, width) in its pixels, overlaps included."""
@@ -61,9 +69,11 @@ class MemoryPlan:
 
     def reference_tile(self, height: int, width: int) -> tuple[int, int]:
         """The largest tile to compute a reference's features in: (height, width) in its pixels."""
-        budget = max(self.budget // 4, _EXTRACTOR_BYTES * SMALLEST_REFERENCE_TILE**2)
+        budget = max(self.budget // 4, self.extractor_bytes * SMALLEST_REFERENCE_TILE**2)
         # Multiples of 8 unless it is the whole reference, hence whole cells.
-        return tile_for_budget(height, width, budget, _extractor_bytes, minimum=SMALLEST_REFERENCE_TILE)
+        return tile_for_budget(
+            height, width, budget, lambda h, w: h * w * self.extractor_bytes, minimum=SMALLEST_REFERENCE_TILE
+        )
 
     def smaller(self) -> MemoryPlan | None:
         """The plan with half of the budget, or `None` if the smallest tiles are larger than that."""
@@ -102,10 +112,6 @@ def within_memory(plan: MemoryPlan, work: Callable[[MemoryPlan], _T]) -> _T:
         plan = smaller
 
 
-def _extractor_bytes(height: int, width: int) -> int:
-    return height * width * _EXTRACTOR_BYTES
-
-
 def restorer_bytes(config: RestorerSizes) -> int:
     """Bytes that a restorer takes at its peak for one pixel of its input.
 
@@ -128,8 +134,11 @@ def restorer_bytes(config: RestorerSizes) -> int:
             widths = max(widths, config.features + context + 2 * hidden + plan)
         peak = max(peak, cells * widths * _FLOAT)
     if config.base is not None:
-        # Its features at the output's size and its image stay until the end.
+        # Its features at the output's size and its image stay until the end, and what is made of the detail.
         kept = LEVEL_SCALES["large"] ** 2 * (config.features + 3) * _FLOAT
+        if config.detail:
+            kept += LEVEL_SCALES["large"] ** 2 * (3 + CUES) * _FLOAT
+            peak = max(peak, alignment_values() * _FLOAT)
         peak = max(peak + kept, single_image_bytes(config.base))
     return peak * 5 // 4
 

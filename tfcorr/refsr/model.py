@@ -177,6 +177,8 @@ class C2Matching(keras.Model):
         features = dict(self.correspondence.reference_features(reference))
         if self.vgg is not None:
             features.update({name: f for name, f in self.vgg(reference).items() if name != "conv3_1"})
+        if self.restorer.config.detail:
+            features["detail"] = ops.stop_gradient(self.restorer.detail_of(reference))
         extracted = {"conv3_1": ops.stop_gradient(features["conv3_1"])}
         for name in self.restorer.reference_features:
             extracted[name] = features[name] if differentiable else ops.stop_gradient(features[name])
@@ -307,7 +309,7 @@ class C2Matching(keras.Model):
         return model
 
     def take_weights(self, source: C2Matching) -> list[str]:
-        """Copies the weights of a model that may lack a gate, or a base, where this one has one.
+        """Copies the weights of a model that may lack a gate, a base, or its detail, where this one has them.
 
         A base brings its own content path: then only what has to do with the reference is copied, the
         levels that aggregate one and what leads from level to level, and the last convolution begins anew.
@@ -323,7 +325,7 @@ class C2Matching(keras.Model):
                 was copied then.
         """
         ours, theirs = _named_weights(self), _named_weights(source)
-        own = ("restorer/gate/",)
+        own = ("restorer/gate/", "restorer/detail_share/", "restorer/large/cue_head/")
         if self.restorer.base is not None and source.restorer.base is None:
             theirs = {name: w for name, w in theirs.items() if not name.startswith(_CONTENT_PATH)}
             own += ("restorer/base/", "restorer/entry_", *_CONTENT_PATH)

@@ -52,6 +52,8 @@ _SMALLEST_REFERENCE = 16
 # the same cells. For the input these are pixels of the upsampled image, whose bicubic kernel adds 2 of the
 # input's own.
 _REFERENCE_MARGIN = 12
+# The base of a model that takes the reference's detail looks further; beyond this its influence has faded.
+_DETAIL_MARGIN = 48
 _INPUT_MARGIN = 6
 # How far the gate looks, in patches: its convolutions 7, the mean of the covering patches 1, and 1 for the
 # border that stands in for missing ones.
@@ -355,9 +357,10 @@ class SuperResolver:
         height, width = image.shape[:2]
         if height <= tile[0] and width <= tile[1]:
             return self._extract(image[None])
+        margin = _DETAIL_MARGIN if self.model.restorer.config.detail else _REFERENCE_MARGIN
         maps: dict[str, np.ndarray] = {}
         for block in _blocks(height, width, *tile):
-            window = block.widened(_REFERENCE_MARGIN, height, width)
+            window = block.widened(margin, height, width)
             for name, feature in self._extract(image[None, window.rows, window.columns]).items():
                 feature = keras.ops.convert_to_numpy(feature)
                 stride = (window.bottom - window.top) // feature.shape[1]

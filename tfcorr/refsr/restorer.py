@@ -10,9 +10,10 @@ from keras import ops
 
 from tfcorr.refsr.aggregation import DynamicAggregation
 from tfcorr.refsr.blocks import ResidualBlock, convolution, leaky_relu
+from tfcorr.refsr.detail import align, luma, reference_detail, sample
 from tfcorr.refsr.extractor import FEATURE_STRIDES, FEATURE_WIDTHS
 from tfcorr.refsr.gate import ReferenceGate
-from tfcorr.refsr.matching import matched_cells, refine_offsets
+from tfcorr.refsr.matching import PATCH_SIZE, matched_cells, refine_offsets
 from tfcorr.refsr.single_image import SingleImageNetwork, SingleImageSizes
 from tfcorr.refsr.upsampling import Upsampling
 
@@ -21,6 +22,12 @@ LEVELS = ("small", "medium", "large")
 LEVEL_FEATURES = {"small": "relu3_1", "medium": "relu2_1", "large": "relu1_1"}
 #: A level's cells for one low-resolution pixel.
 LEVEL_SCALES = {level: 4 // FEATURE_STRIDES[feature] for level, feature in LEVEL_FEATURES.items()}
+
+#: Channels of what a level is told of the reference's detail: its residual, in tenths of the range, and how
+#: well it is aligned.
+CUES = 4
+# The share of the detail that is added, before training: a logistic of the alignment's correlation.
+_DETAIL_SLOPE, _DETAIL_MIDDLE = 6.0, 0.8
 
 #: What the offset branch sees of the reference, see :class:`RestorerSizes`.
 CONTEXTS = ("unaligned", "matched")
@@ -48,6 +55,9 @@ class RestorerSizes:
             levels, and its image that of the upsampled input, so that what the levels compute is what the
             reference adds. With a gate, which then weighs this sum as well, a reference that is shut out
             leaves the single-image result as it is.
+        detail: Whether the large level is given what the base gets wrong in the reference, brought to the
+            pixel (`tfcorr.refsr.detail`), and a share of it is added to the result; needs a base. Not in the
+            published network.
     """
 
     features: int = 64
@@ -60,6 +70,7 @@ class RestorerSizes:
     context: str = "unaligned"
     gate: bool = False
     base: SingleImageSizes | None = None
+    detail: bool = False
 
     def __post_init__(self):
         if isinstance(self.base, Mapping):
@@ -76,6 +87,8 @@ class RestorerSizes:
             raise ValueError(f"`reference_levels` must be among {LEVELS}, got {sorted(unknown)}")
         if self.context not in CONTEXTS:
             raise ValueError(f"`context` must be among {CONTEXTS}, got {self.context!r}")
+        if self.detail and self.base is None:
+            raise ValueError("`detail` needs a `base`, whose errors it is made of")
 
 
 PRESETS = {
@@ -106,6 +119,7 @@ PRESETS = {
         context="matched",
         gate=True,
         base=SingleImageSizes(),
+        detail=True,
     ),
 }
 
@@ -126,6 +140,7 @@ class ReferenceLevel(keras.layers.Layer):
         pre_offset: float32 (B, H, W, 18), or None.
         origin: int32 (2,), where ``x`` lies in the whole input, in cells of this level, when ``x`` is a tile.
         gate: float (B, H, W, 1) that the aggregated feature is multiplied by, or None.
+        cues: (B, H, W, :data:`CUES`) for a level that takes them, or None.
         return_learned: Also return the learned offsets, see
             :class:`tfcorr.refsr.aggregation.DynamicAggregation`.
 
@@ -143,6 +158,7 @@ class ReferenceLevel(keras.layers.Layer):
         aggregated_width: int,
         deform_groups: int,
         context: str = "unaligned",
+        cues: bool = False,
         **kwargs,
     ):
         super().__init__(autocast=False, **kwargs)
@@ -157,9 +173,18 @@ class ReferenceLevel(keras.layers.Layer):
             self.offset_conv2 = convolution(offset_width, "offset_conv2", dtype=policy)
             self.dyn_agg = DynamicAggregation(aggregated_width, deform_groups, name="dyn_agg", dtype=policy)
         self.head = convolution(features, "head", dtype=policy)
+        self.cue_head = convolution(features, "cue_head", dtype=policy) if cues else None
         self.body = [ResidualBlock(features, name=f"body_{i}", dtype=policy) for i in range(blocks)]
 
-    def build(self, x_shape, reference_shape=None, pre_offset_shape=None, origin_shape=None, gate_shape=None):
+    def build(
+        self,
+        x_shape,
+        reference_shape=None,
+        pre_offset_shape=None,
+        origin_shape=None,
+        gate_shape=None,
+        cues_shape=None,
+    ):
         x_shape = (None, None, None, self.features)
         if self.reference_width is not None:
             width = self.offset_conv1.filters
@@ -167,10 +192,21 @@ class ReferenceLevel(keras.layers.Layer):
             self.offset_conv2.build((None, None, None, width))
             self.dyn_agg.build((None, None, None, self.reference_width), (None, None, None, width))
         self.head.build((None, None, None, self.features + self.aggregated_width))
+        if self.cue_head is not None:
+            self.cue_head.build((None, None, None, CUES))
         for block in self.body:
             block.build(x_shape)
 
-    def call(self, x, reference=None, pre_offset=None, origin=None, gate=None, return_learned: bool = False):
+    def call(
+        self,
+        x,
+        reference=None,
+        pre_offset=None,
+        origin=None,
+        gate=None,
+        cues=None,
+        return_learned: bool = False,
+    ):
         fused, learned = x, None
         if self.reference_width is not None:
             if self.context == "matched":
@@ -187,7 +223,10 @@ class ReferenceLevel(keras.layers.Layer):
             if gate is not None:
                 aggregated = aggregated * ops.cast(gate, aggregated.dtype)
             fused = ops.concatenate([x, aggregated], axis=-1)
-        hidden = leaky_relu(self.head(fused))
+        hidden = self.head(fused)
+        if cues is not None:
+            hidden = hidden + self.cue_head(ops.cast(cues, x.dtype))
+        hidden = leaky_relu(hidden)
         for block in self.body:
             hidden = block(hidden)
         return (x + hidden, learned) if return_learned else x + hidden
@@ -236,6 +275,7 @@ class RestorationNetwork(keras.Model):
             - ``lr``: (B, h, w, 3) float in [0, 1];
             - ``relu3_1``, ``relu2_1``, ``relu1_1`` (those of the levels in use): reference features of a
               common reference of any size, see :class:`tfcorr.refsr.extractor.FeatureExtractor`;
+            - ``detail``: with ``config.detail``, (B, H, W, 4) of it from :meth:`detail_of`;
             - ``pre_offset``: float32 (B, h, w, 18) from :func:`tfcorr.refsr.matching.pre_offsets` at scale 1,
               relative to this input's own grid;
             - ``origin``: optional int32 (2,): (y, x) of this input in a larger image, in its pixels, when it
@@ -280,6 +320,7 @@ class RestorationNetwork(keras.Model):
                 self.config.aggregated_widths[number],
                 self.config.deform_groups,
                 self.config.context,
+                self.config.detail and level == "large",
                 name=level,
                 dtype=policy,
             )
@@ -289,6 +330,9 @@ class RestorationNetwork(keras.Model):
         # Over a base that is good already, training starts from exactly its result.
         last = {} if self.base is None else {"kernel_initializer": "zeros"}
         self.tail_large2 = convolution(3, "tail_large2", dtype="float32", **last)
+        self.detail_share = None
+        if self.config.detail:
+            self.detail_share = convolution(1, "detail_share", kernel_initializer="zeros", dtype="float32")
         self.upsampling = Upsampling(4, "bilinear", dtype="float32", name="upsampling")
 
     def build(self, input_shape=None):
@@ -308,12 +352,19 @@ class RestorationNetwork(keras.Model):
         for tail in (self.tail_small, self.tail_medium, self.tail_large1):
             tail.build((None, None, None, features))
         self.tail_large2.build((None, None, None, features // 2))
+        if self.detail_share is not None:
+            self.detail_share.build((None, None, None, features + CUES))
         self.built = True
 
     @property
     def reference_features(self) -> tuple[str, ...]:
         """Names of the reference features that the levels in use need."""
-        return tuple(LEVEL_FEATURES[level] for level in LEVELS if level in self.config.reference_levels)
+        features = tuple(LEVEL_FEATURES[level] for level in LEVELS if level in self.config.reference_levels)
+        return (*features, "detail") if self.config.detail else features
+
+    def detail_of(self, reference):
+        """The feature ``detail`` of references (B, H, W, 3) in [0, 1], see :mod:`tfcorr.refsr.detail`."""
+        return reference_detail(self.base, reference)
 
     def call(self, inputs, return_learned: bool = False):
         lr = ops.cast(inputs["lr"], "float32")
@@ -329,9 +380,15 @@ class RestorationNetwork(keras.Model):
         x = leaky_relu(ops.depth_to_space(self.tail_small(x), 2))
         x = self._level("medium", _joined(x, under.get("medium")), inputs, gate, learned)
         x = leaky_relu(ops.depth_to_space(self.tail_medium(x), 2))
-        x = self._level("large", _joined(x, under.get("large")), inputs, gate, learned)
-        x = leaky_relu(self.tail_large1(x))
-        residual = self.tail_large2(ops.cast(x, "float32"))
+        aligned = cues = None
+        if self.config.detail:
+            aligned, cues = self._aligned_detail(image, inputs)
+        x = self._level("large", _joined(x, under.get("large")), inputs, gate, learned, cues)
+        residual = self.tail_large2(ops.cast(leaky_relu(self.tail_large1(x)), "float32"))
+        if aligned is not None:
+            share = self.detail_share(ops.concatenate([ops.cast(x, "float32"), cues], axis=-1))
+            prior = _DETAIL_SLOPE * (cues[..., 3:] - _DETAIL_MIDDLE)
+            residual = residual + ops.sigmoid(share + prior) * aligned
         if self.base is not None and gate is not None:
             residual = residual * _enlarged(ops.cast(gate, "float32"), 4)
         restored = image + residual
@@ -344,6 +401,16 @@ class RestorationNetwork(keras.Model):
             x = block(x)
         return x
 
+    def _aligned_detail(self, image, inputs):
+        """The reference's residual in the place of the output, and what the large level is told of it."""
+        detail = ops.cast(inputs["detail"], "float32")
+        middle = PATCH_SIZE * PATCH_SIZE // 2
+        flow = 4.0 * ops.cast(inputs["pre_offset"][..., 2 * middle : 2 * middle + 2], "float32")
+        flow, correlation = align(luma(ops.stop_gradient(image)), detail[..., 3:], flow)
+        aligned = ops.stop_gradient(sample(detail[..., :3], flow))
+        correlation = ops.stop_gradient(_enlarged(correlation, 4))
+        return aligned, ops.concatenate([10.0 * aligned, correlation], axis=-1)
+
     def _gate_of(self, inputs):
         if self.gate is None:
             return None
@@ -351,7 +418,7 @@ class RestorationNetwork(keras.Model):
             raise ValueError("`gate` is missing from the inputs of a restorer with a gate")
         return inputs["gate"]
 
-    def _level(self, level: str, x, inputs, gate, learned: dict | None):
+    def _level(self, level: str, x, inputs, gate, learned: dict | None, cues=None):
         if level not in self.config.reference_levels:
             return self.levels[level](x)
         name, scale = LEVEL_FEATURES[level], LEVEL_SCALES[level]
@@ -362,8 +429,10 @@ class RestorationNetwork(keras.Model):
         if gate is not None:
             gate = _enlarged(gate, scale)
         if learned is None:
-            return self.levels[level](x, inputs[name], offset, origin, gate)
-        x, learned[level] = self.levels[level](x, inputs[name], offset, origin, gate, return_learned=True)
+            return self.levels[level](x, inputs[name], offset, origin, gate, cues)
+        x, learned[level] = self.levels[level](
+            x, inputs[name], offset, origin, gate, cues, return_learned=True
+        )
         return x
 
     def get_config(self):

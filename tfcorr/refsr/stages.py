@@ -321,7 +321,7 @@ def _take_initial_weights(model: C2Matching, folder: str, report: Callable) -> N
     source, _ = load_super_resolution(folder)
     ours, theirs = (dataclasses.asdict(m.restorer.config) for m in (model, source))
     # Sizes show in the shapes; what a network does with them does not.
-    left_out = {"gate"}
+    left_out = {"gate", "detail"}
     if model.restorer.base is not None and source.restorer.base is None:
         left_out |= {"base", "content_blocks", "blocks"}
     differing = {name: theirs[name] for name in ours if name not in left_out and ours[name] != theirs[name]}

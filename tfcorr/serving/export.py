@@ -112,6 +112,11 @@ def export_super_resolver(
         raise ExportError("a fixed size of the reference needs a fixed size of the input, too")
     if size and not reference_size:
         reference_size = (4 * size[0], 4 * size[1])
+    if format == "onnx" and upscaler.model.restorer.config.detail:
+        raise ExportError(
+            "this model aligns the reference's detail to the pixel, which the ONNX export does not know; "
+            "saved_model and tflite do, or take a model without it (c2-compact)"
+        )
     if upscaler.model.restorer.compute_dtype != "float32":
         raise ExportError("the model computes in bfloat16; load it with precision='float32' to export it")
     model, name = upscaler.model, _name(upscaler.card)
