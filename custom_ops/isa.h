@@ -29,7 +29,7 @@ inline Isa SelectIsa() {
   return Isa::kGeneric;
 }
 
-// As TFCORR_ISA spells it.
+// For tfcorr doctor, as TFCORR_ISA spells them.
 inline const char* NameOf(Isa isa) {
   switch (isa) {
     case Isa::kAmx:
