@@ -22,6 +22,8 @@ namespace tfcorr {
 inline const DeformKernels& DeformKernelsFor(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
+    case Isa::kAmx:
+      return amx::kDeformKernels;
     case Isa::kAvx512:
       return avx512::kDeformKernels;
     case Isa::kAvx2:

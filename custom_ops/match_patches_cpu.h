@@ -18,6 +18,7 @@ namespace tfcorr {
 inline const MatchPatchesKernels& MatchKernelsFor(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
+    case Isa::kAmx:
     case Isa::kAvx512:
       return avx512::kMatchPatchesKernels;
     case Isa::kAvx2:

@@ -26,6 +26,7 @@ WORKING = {
         },
         "match_patches": {"implementation": "reference", "reason": "not built yet", "library": None},
     },
+    "instruction_set": "avx2",
     "library_up_to_date": None,
 }
 
@@ -62,6 +63,7 @@ def test_report_names_each_op_and_why(found, capsys):
     assert any(
         line.split()[:2] == ["match_patches", "reference"] and "not built yet" in line for line in lines
     )
+    assert "  instruction set          avx2" in lines
     assert any(line.startswith("hint:") and "doctor --build" in line for line in lines)
     assert lines[-1] == "Ready."
 

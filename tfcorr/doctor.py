@@ -69,8 +69,9 @@ def probe() -> dict[str, Any]:
     """Imports TensorFlow, Keras and the ops in this process and tells what there is.
 
     Returns:
-        A dictionary: `version`, `keras`, `backend`, `gpus`, `ops` (see `tfcorr.ops.implementations`) and
-        `library_up_to_date` (None if nobody can tell); `error` instead of what could not be imported.
+        A dictionary: `version`, `keras`, `backend`, `gpus`, `ops` (see `tfcorr.ops.implementations`),
+        `instruction_set` (of the compiled kernels that serve, or None) and `library_up_to_date` (None if
+        nobody can tell); `error` instead of what could not be imported.
     """
     found: dict[str, Any] = {}
     try:
@@ -86,9 +87,13 @@ def probe() -> dict[str, Any]:
         found |= {"keras": keras.__version__, "backend": keras.backend.backend()}
     except Exception as error:
         return found | {"error": f"Keras cannot be imported: {_first_line(error)}"}
-    from tfcorr.ops import build, implementations
+    from tfcorr.ops import build, implementations, library
 
-    return found | {"ops": implementations(), "library_up_to_date": build.up_to_date(found["version"])}
+    return found | {
+        "ops": implementations(),
+        "instruction_set": library.instruction_set(),
+        "library_up_to_date": build.up_to_date(found["version"]),
+    }
 
 
 def render(report: dict[str, Any]) -> str:
@@ -113,6 +118,8 @@ def render(report: dict[str, Any]) -> str:
     lines += ["", "Operations"]
     for name, op in found.get("ops", {}).items():
         lines.append(f"  {name:24} {op['implementation'] or 'unavailable':10} {op['reason']}")
+    if found.get("instruction_set"):
+        lines.append(f"  {'instruction set':24} {found['instruction_set']}")
     if "error" in found:
         lines.append(f"  {found['error']}")
     compiler, bazel = tools["compiler"], tools["bazel"]

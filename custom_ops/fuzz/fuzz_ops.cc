@@ -157,7 +157,8 @@ std::vector<Isa> Available() {
   std::vector<Isa> found = {Isa::kGeneric};
   const Isa best = tfcorr::SelectIsa();
   if (best != Isa::kGeneric) found.push_back(Isa::kAvx2);
-  if (best == Isa::kAvx512) found.push_back(Isa::kAvx512);
+  if (best == Isa::kAvx512 || best == Isa::kAmx) found.push_back(Isa::kAvx512);
+  if (best == Isa::kAmx) found.push_back(Isa::kAmx);  // With TFCORR_AMX=1.
   return found;
 }
 
@@ -228,8 +229,9 @@ struct Sum {
   }
 };
 
-void Compare(const char* what, int64_t i, float have, const Sum& want, bool bfloat16) {
-  const double tolerance = 3e-6 * want.size + (bfloat16 ? 0.005 * std::fabs(want.value) : 0.0) + 1e-30;
+// `terms`: the error of each term over its size; products on tiles are less exact.
+void Compare(const char* what, int64_t i, float have, const Sum& want, bool bfloat16, double terms = 3e-6) {
+  const double tolerance = terms * want.size + (bfloat16 ? 0.005 * std::fabs(want.value) : 0.0) + 1e-30;
   if (!(std::fabs(have - want.value) <= tolerance)) {
     Fail("%s[%lld] is %.9g, expected %.9g within %.3g", what, static_cast<long long>(i), have, want.value, tolerance);
   }
@@ -479,7 +481,10 @@ void RunDeform(Random& random, const std::vector<Isa>& isas, bool concurrent) {
       }
       if (!reference) return;
       const bool narrow = c.bfloat16;
-      for (int64_t i = 0; i < output.count(); ++i) Compare("output", i, output.Read(i), want_output[i], narrow);
+      const double terms = isa != Isa::kAmx ? 3e-6 : narrow ? 0.004 : 1.5e-5;
+      for (int64_t i = 0; i < output.count(); ++i) {
+        Compare("output", i, output.Read(i), want_output[i], narrow, terms);
+      }
       for (int64_t i = 0; i < x.count(); ++i) Compare("d_x", i, x_gradient.Read(i), want_x[i], narrow);
       for (int64_t i = 0; i < kernel.count(); ++i) {
         Compare("d_kernel", i, kernel_gradient.Read(i), want_kernel[i], narrow);

@@ -110,6 +110,9 @@ struct DeformKernels {
 };
 
 #if defined(__x86_64__)
+namespace amx {
+extern const DeformKernels kDeformKernels;  // Backward as with AVX-512.
+}
 namespace avx512 {
 extern const DeformKernels kDeformKernels;
 }

@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #ifndef TFCORR_ISA
-#error "Define TFCORR_ISA (avx512, avx2 or generic) before including simd.h; it names the namespace."
+#error "Define TFCORR_ISA (amx, avx512, avx2 or generic) before including simd.h; it names the namespace."
 #endif
 
 #define TFCORR_INLINE static inline __attribute__((always_inline))

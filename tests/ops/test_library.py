@@ -55,6 +55,7 @@ def test_missing_library_leaves_the_portable_implementation():
     assert not state.loaded and state.path is None and state.tensorflow_installed == INSTALLED
     assert "tfcorr doctor --build" in state.reason and INSTALLED in state.reason
     assert library.resolve("deform_conv2d") == "reference"
+    assert library.instruction_set() is None
 
 
 def test_library_of_another_minor_is_refused(put):

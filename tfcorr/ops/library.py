@@ -8,6 +8,7 @@ refused with a sentence and cannot take the process down.
 
 from __future__ import annotations
 
+import ctypes
 import importlib.metadata
 import mmap
 import os
@@ -195,6 +196,24 @@ def load() -> ModuleType | None:
 def status() -> LibraryStatus:
     """Tells whether the compiled ops are loaded, from where, and why or why not. Tries to load them."""
     return _result()[1]
+
+
+def instruction_set() -> str | None:
+    """Tells which of the compiled kernels serve on this processor.
+
+    Returns:
+        `"generic"`, `"avx2"`, `"avx512"` or `"amx"`, as the environment variables `TFCORR_ISA` and
+        `TFCORR_AMX` leave it now; None if the compiled ops cannot be used, or the library is too old to tell.
+    """
+    state = status()
+    if not state.loaded:
+        return None
+    try:
+        ask = ctypes.CDLL(str(state.path)).tfcorr_instruction_set
+    except (AttributeError, OSError):
+        return None
+    ask.restype = ctypes.c_char_p
+    return ask().decode()
 
 
 def retry() -> LibraryStatus:
