@@ -89,7 +89,7 @@ def align(query, reference, flow):
         (cells[0] + whole[..., 0], cells[1] + whole[..., 1]),
         [_FIRST + 2 * (i - reach) for i in range(_SAMPLES + _SHIFTS - 1)],
     )
-    best = ops.argmax(_correlations(template, window, 1), axis=-1)
+    best = _best(_correlations(template, window, 1))
     whole = whole + 2 * _shift(best)
     window = _windows(
         reference,
@@ -100,7 +100,7 @@ def align(query, reference, flow):
     # Those on the rim only serve as neighbours.
     inner = [_SHIFTS * i + j for i in range(1, _SHIFTS - 1) for j in range(1, _SHIFTS - 1)]
     rim = [0.0 if k in inner else 4.0 for k in range(_SHIFTS**2)]
-    best = ops.argmax(values - ops.convert_to_tensor(rim, "float32"), axis=-1)
+    best = _best(values - ops.convert_to_tensor(rim, "float32"))
     here = _taken(values, best)
     vertical = _vertex(_taken(values, best - _SHIFTS), here, _taken(values, best + _SHIFTS))
     horizontal = _vertex(_taken(values, best - 1), here, _taken(values, best + 1))
@@ -164,9 +164,16 @@ def _correlations(template, window, step: int):
     return ops.stack(found, axis=-1)
 
 
+def _best(values):
+    """Index of the first greatest of (..., n), int32; Keras' own takes operators that TFLite has not."""
+    count = _SHIFTS**2
+    numbers = ops.arange(count, dtype="int32")
+    greatest = ops.max(values, axis=-1, keepdims=True)
+    return ops.minimum(ops.min(ops.where(values >= greatest, numbers, count), axis=-1), count - 1)
+
+
 def _shift(best):
     """Index among the shifts -> int32 (..., 2), (y, x) in steps."""
-    best = ops.cast(best, "int32")
     row = ops.floor_divide(best, _SHIFTS)
     return ops.stack([row, best - row * _SHIFTS], axis=-1) - _SHIFTS // 2
 

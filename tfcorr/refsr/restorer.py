@@ -408,8 +408,9 @@ class RestorationNetwork(keras.Model):
         flow = 4.0 * ops.cast(inputs["pre_offset"][..., 2 * middle : 2 * middle + 2], "float32")
         flow, correlation = align(luma(ops.stop_gradient(image)), detail[..., 3:], flow)
         aligned = ops.stop_gradient(sample(detail[..., :3], flow))
-        correlation = ops.stop_gradient(_enlarged(correlation, 4))
-        return aligned, ops.concatenate([10.0 * aligned, correlation], axis=-1)
+        cues = ops.concatenate([10.0 * aligned, ops.stop_gradient(_enlarged(correlation, 4))], axis=-1)
+        # Exports have to know the channels.
+        return aligned, ops.reshape(cues, (*(ops.shape(aligned)[axis] for axis in range(3)), CUES))
 
     def _gate_of(self, inputs):
         if self.gate is None:
