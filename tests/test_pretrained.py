@@ -232,9 +232,10 @@ def test_ready_made_exports_compute_what_the_predictors_do():
 
     names = {card.name: card.folder / "saved_model" for card in available_models()[0]}
     one, other = trial_image(40, 56, seed=0), trial_image(160, 200, seed=1)
-    upscaled = SuperResolver.from_pretrained("c2-compact").upscale(one, other)
-    found = load(names["c2-compact"])(lr=one, reference=other)["image"]
-    np.testing.assert_allclose(found, upscaled, atol=1e-3)
+    for name in ("c2-guided", "c2-compact"):
+        upscaled = SuperResolver.from_pretrained(name).upscale(one, other)
+        found = load(names[name])(lr=one, reference=other)["image"]
+        np.testing.assert_allclose(found, upscaled, atol=1e-3)
     # 8 bits, and one picture moved: a matcher of what has no match turns the least rounding into pixels.
     levels = np.rint(255 * other).astype(np.uint8)
     source, target = levels[20:], levels[:, 16:]

@@ -65,7 +65,8 @@ class Training:
 class TrainingStage:
     """What each stage of training has. ``name`` is the model's, ``output`` the folder that it is written to,
     ``run`` that of checkpoints and logs; relative paths of data are below ``data_root``.
-    ``licence``, of the weights, and ``data_licences`` are for the model's card."""
+    ``licence``, of the weights, and ``data_licences`` are for the model's card. ``half_weights`` writes the
+    weights of the model as float16."""
 
     COMMAND: ClassVar[str] = "train"
 
@@ -76,3 +77,4 @@ class TrainingStage:
     data_root: str | None = None
     licence: str = "research use"
     data_licences: dict[str, str] = field(default_factory=dict)
+    half_weights: bool = False

@@ -204,5 +204,5 @@ def _save(
             "tfcorr": tfcorr.__version__,
         },
     }
-    write_model(folder, network, card)
+    write_model(folder, network, card, config.half_weights)
     return folder

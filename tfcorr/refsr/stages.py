@@ -50,6 +50,7 @@ FREE_KEYS = (
     "data_root",
     "licence",
     "data_licences",
+    "half_weights",
     "train.max_minutes",
     "train.log_every",
     "train.checkpoint_every",
@@ -448,5 +449,5 @@ def save_model(
     }
     if confidence is not None:
         card["confidence_threshold"] = round(confidence, 4)
-    write_model(folder, model, card)
+    write_model(folder, model, card, config.half_weights)
     return folder

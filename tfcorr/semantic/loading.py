@@ -84,6 +84,7 @@ def save_network(
     backbone: dict[str, Any],
     size: int,
     card: dict[str, Any],
+    half: bool = False,
 ) -> None:
     """Writes a model folder: weights of head and backbone, and the card.
 
@@ -93,6 +94,7 @@ def save_network(
         backbone: ``name`` and ``arguments`` that `tfcorr.backbones.backbone` makes it from.
         size: side of the network's images in pixels.
         card: what it says beside ``architecture`` and ``checksums``.
+        half: see `tfcorr.training.model_folder.write_model`.
     """
     network.build()
     architecture = {
@@ -101,4 +103,4 @@ def save_network(
         "mirror": network.mirror,
         "head": network.head.architecture,
     }
-    write_model(folder, network, {**card, "architecture": architecture})
+    write_model(folder, network, {**card, "architecture": architecture}, half)

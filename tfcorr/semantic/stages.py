@@ -387,6 +387,7 @@ class Regime:
             backbone={"name": config.backbone, "arguments": config.backbone_arguments},
             size=config.size,
             card=card,
+            half=config.half_weights and student,
         )
         self.report(f"model written to {folder}")
 

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from tfcorr.atomic import replacing_folder, write_bytes
+from tfcorr.errors import TfcorrError
 from tfcorr.pretrained import CARD_FILE, WEIGHTS_FILE, sha256_of
 
 __all__ = ["portable_command", "write_card", "write_model"]
 
 
-def write_model(folder: Path, model: keras.Model, card: dict[str, Any]) -> None:
+def write_model(folder: Path, model: keras.Model, card: dict[str, Any], half: bool = False) -> None:
     """Writes the weights of a built model and its card, both or neither.
 
     What else lies in the folder stays.
@@ -26,13 +28,42 @@ def write_model(folder: Path, model: keras.Model, card: dict[str, Any]) -> None:
         folder: of the model; made if it is missing.
         model: any Keras model.
         card: see `tfcorr.pretrained.ModelCard`; its ``checksums`` are added here.
+        half: whether to write the weights as float16, which halves the file; they are loaded as float32.
 
     Raises:
         WriteError: the folder cannot be written; an earlier model in it is untouched.
     """
     with replacing_folder(folder, keep=True) as part:
         model.save_weights(part / WEIGHTS_FILE)
+        if half:
+            _halve(part / WEIGHTS_FILE)
         write_card(part, {**card, "checksums": {WEIGHTS_FILE: sha256_of(part / WEIGHTS_FILE)}})
+
+
+def _halve(path: Path) -> None:
+    """Rewrites an HDF5 file of weights with float16 in the place of float32."""
+    import h5py
+
+    halved = path.with_name(f"half.{path.name}")
+    with h5py.File(path, "r") as source, h5py.File(halved, "w") as target:
+
+        def copy(name: str, item) -> None:
+            if isinstance(item, h5py.Group):
+                copied = target.require_group(name)
+            else:
+                values = item[()]
+                if values.dtype == np.float32:
+                    values = values.astype(np.float16)
+                    if not np.isfinite(values).all():
+                        raise TfcorrError(f"{name} has weights that are too large for float16")
+                copied = target.create_dataset(name, data=values)
+            for key, value in item.attrs.items():
+                copied.attrs[key] = value
+
+        for key, value in source.attrs.items():
+            target.attrs[key] = value
+        source.visititems(copy)
+    halved.replace(path)
 
 
 def write_card(folder: Path, card: dict[str, Any]) -> None:
