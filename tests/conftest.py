@@ -72,6 +72,17 @@ def logged_pictures(run: Path) -> dict[str, list[tuple[int, list[np.ndarray]]]]:
     }
 
 
+@pytest.fixture
+def compiler():
+    """A C++ compiler; without one the test is skipped."""
+    from tfcorr.toolchain import BuildError, find_compiler
+
+    try:
+        return find_compiler()
+    except BuildError as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def golden():
     """``golden(file, prefix=None)`` -> dict of arrays."""

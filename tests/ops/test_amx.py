@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 
 from tfcorr.ops import build, library
-from tfcorr.toolchain import BuildError, find_compiler
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ROOT / "custom_ops"
@@ -26,14 +25,6 @@ FLAGS = build.Flags.read(SOURCES / "flags.bzl")
 pytestmark = pytest.mark.skipif(
     platform.machine().lower() not in ("x86_64", "amd64"), reason="AMX is an extension of x86-64"
 )
-
-
-@pytest.fixture
-def compiler():
-    try:
-        return find_compiler()
-    except BuildError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture

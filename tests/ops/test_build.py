@@ -9,7 +9,7 @@ import pytest
 
 from tfcorr import resources
 from tfcorr.ops import build, library
-from tfcorr.toolchain import BuildError, find_compiler
+from tfcorr.toolchain import BuildError
 
 FLAGS = build.Flags.read(resources.custom_ops_dir() / "flags.bzl")
 
@@ -25,14 +25,6 @@ def sources(monkeypatch, tmp_path):
     monkeypatch.setattr(resources, "custom_ops_dir", lambda: folder)
     monkeypatch.delenv("CXX", raising=False)
     return folder
-
-
-@pytest.fixture
-def compiler():
-    try:
-        return find_compiler()
-    except BuildError as error:
-        pytest.skip(str(error))
 
 
 def test_one_set_of_flags_for_both_ways():

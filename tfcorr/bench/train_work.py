@@ -195,6 +195,7 @@ def _fixed_parts(trainer: Any, batch: dict) -> dict[str, Callable[[], Any]]:
     import tensorflow as tf
 
     from tfcorr.ops import match_patches
+    from tfcorr.refsr.extractor import FEATURE_STRIDES
     from tfcorr.refsr.matching import PATCH_SIZE, l2_normalize
     from tfcorr.refsr.training import RestorerTrainer
 
@@ -202,7 +203,7 @@ def _fixed_parts(trainer: Any, batch: dict) -> dict[str, Callable[[], Any]]:
         return {}
     model = trainer.model
     extractor = model.vgg or model.correspondence.reference_extractor
-    deepest = max(model.restorer.reference_features, key=("relu1_1", "relu2_1", "relu3_1").index)
+    deepest = max(model.restorer.reference_features, key=FEATURE_STRIDES.get)
 
     @tf.function
     def everything(lr, reference):

@@ -21,7 +21,7 @@ from tfcorr.refsr.matching import PATCH_SIZE, correspondences, l2_normalize
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.overlays import known_matches, scored_matches
 from tfcorr.refsr.perceptual import PerceptualNetwork
-from tfcorr.refsr.upsampling import BicubicUpsampling
+from tfcorr.refsr.upsampling import BicubicUpsampling, bicubic_reduction
 from tfcorr.training.distribution import shared_gradients
 from tfcorr.training.trainer import StageTrainer
 
@@ -169,7 +169,7 @@ class RestorerTrainer(StageTrainer):
         if self.reciprocal:
             reference = ops.cast(data["reference"], "float32")
             again = self.model(
-                {"lr": reduce_by_4(reference), "reference": restored},
+                {"lr": bicubic_reduction(reference), "reference": restored},
                 training=training,
                 differentiable_reference=True,
             )
@@ -276,20 +276,6 @@ class AdversarialRestorerTrainer(RestorerTrainer):
         gradients = tape.gradient(values["loss"], variables)
         self.optimizer.apply(shared_gradients(gradients), variables)
         return values
-
-
-def reduce_by_4(images):
-    """Antialiased bicubic reduction, rounded to 8 bits: the degradation of the paper, within a graph.
-
-    Args:
-        images: float32 (B, H, W, 3) in [0, 1], sides multiples of 4.
-
-    Returns:
-        float32 (B, H // 4, W // 4, 3); differs from Pillow's by at most one step of 8 bits.
-    """
-    size = tf.shape(images)[1:3] // 4
-    reduced = tf.image.resize(images, size, method="bicubic", antialias=True)
-    return ops.round(ops.clip(reduced, 0.0, 1.0) * 255.0) / 255.0
 
 
 def offset_sizes(learned: dict) -> dict:
