@@ -113,6 +113,7 @@ def test_card_that_is_no_text(folder):
         ({"architecture": "light"}, "'architecture' is \"light\", expected an object"),
         ({"confidence_threshold": 1.5}, "'confidence_threshold' is 1.5"),
         ({"confidence_threshold": True}, "'confidence_threshold' is true"),
+        ({"registration": 1}, "'registration' is 1, expected true or false"),
         ({"confidence_threshold": float("nan")}, "'confidence_threshold' is nan"),
         ({"default": 1}, "'default' is 1, expected true or false"),
         ({"checksums": {"../weights.h5": "0" * 64}}, "names '../weights.h5', expected the name of a file"),

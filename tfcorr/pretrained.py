@@ -71,6 +71,8 @@ class ModelCard:
         licence: the licence of the weights.
         confidence_threshold: matching score in [0, 1] from which on a pixel counts as taken from the
             reference.
+        registration: whether the model was trained with references in the view of the input, see
+            `tfcorr.refsr.registration`.
         metrics: measured quality, names to numbers or to groups of them.
         default: whether this is the model that is loaded when none is named.
         content: the whole card.
@@ -83,6 +85,7 @@ class ModelCard:
     checksums: dict[str, str]
     licence: str = "not stated"
     confidence_threshold: float = 0.5
+    registration: bool = False
     metrics: dict[str, Any] = field(default_factory=dict)
     default: bool = False
     content: dict[str, Any] = field(default_factory=dict, repr=False)
@@ -150,6 +153,7 @@ def read_card(folder: str | Path) -> ModelCard:
         checksums=checksums,
         licence=value("licence", str, "a text", "not stated"),
         confidence_threshold=float(threshold),
+        registration=value("registration", bool, "true or false", False),
         metrics=value("metrics", dict, "an object", {}),
         default=value("default", bool, "true or false", False),
         content=content,

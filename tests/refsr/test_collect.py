@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import scene
 
 from tfcorr.cli import main
 from tfcorr.config import PublishedSet
@@ -15,17 +16,6 @@ from tfcorr.refsr import collect as module
 from tfcorr.refsr.collect import Options, collect, comparable, global_descriptor
 from tfcorr.refsr.layouts import find_cases
 from tfcorr.refsr.sift import epipolar_inliers, match_sift, relative_scale, sift_features
-
-
-def scene(seed, side=240):
-    """A photo full of corners: coloured rectangles of all sizes."""
-    rng = np.random.default_rng(seed)
-    image = np.full((side, side, 3), rng.integers(60, 200, 3), np.uint8)
-    for _ in range(160):
-        y, x = rng.integers(0, side, 2)
-        height, width = rng.integers(4, 40, 2)
-        image[y : y + height, x : x + width] = rng.integers(0, 256, 3)
-    return cv2.GaussianBlur(image, (0, 0), 0.8)
 
 
 def from_elsewhere(image, scale=1.0):
@@ -199,6 +189,23 @@ def test_geometry_of_matches():
     here, there = match_sift(nothing, sift_features(image))
     assert here.shape == there.shape == (0, 2)
     assert not epipolar_inliers(here, there).any() and relative_scale(here, there) is None
+
+
+def test_matches_are_those_of_brute_force(monkeypatch):
+    import tfcorr.refsr.sift as module
+
+    image = scene(3)
+    one, other = sift_features(image, contrast=0.01), sift_features(from_elsewhere(image), contrast=0.01)
+    distances = np.linalg.norm(one.descriptors[:, None] - other.descriptors[None], axis=-1)
+    order = np.sort(distances, axis=1)
+    nearest, back = distances.argmin(axis=1), distances.argmin(axis=0)
+    expected = (order[:, 0] < 0.8 * order[:, 1]) & (back[nearest] == np.arange(len(nearest)))
+    assert expected.sum() > 100
+    for rows in (7, 1024):
+        monkeypatch.setattr(module, "_ROWS", rows)
+        here, there = match_sift(one, other)
+        np.testing.assert_array_equal(here, one.points[expected])
+        np.testing.assert_array_equal(there, other.points[nearest[expected]])
 
 
 def test_command_line(folders, capsys):

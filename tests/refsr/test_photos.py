@@ -1,6 +1,7 @@
 """Lists of photos and pairs: rules, layouts, and files that cannot be read."""
 
 import csv
+import dataclasses
 import logging
 
 import numpy as np
@@ -66,6 +67,18 @@ def test_pairs_and_rules(root):
     assert names(p.input for p in find_pairs([ALBUMS], str(root), only=two)) == ["church/001"]
     with pytest.raises(DataError, match="none of its 3 pairs is left"):
         find_pairs([ALBUMS], str(root), only=one)
+
+
+def test_rows_of_a_list(root):
+    some = dataclasses.replace(ALBUMS, where={"scene": ("market", "castle"), "reference": ("001.png",)})
+    assert [p.scene for p in find_pairs([some], str(root))] == ["market"]
+    with pytest.raises(DataError, match=r"pairs\.csv: no column 'level'; its columns are scene, input"):
+        find_pairs([dataclasses.replace(ALBUMS, where={"level": ("L1",)})], str(root))
+    with pytest.raises(DataError, match=r"pairs\.csv: register is for pairs of whole photos"):
+        find_pairs([dataclasses.replace(ALBUMS, register=True)], str(root))
+    (root / "whole.csv").write_text("input,reference\na.png,b.png\n")
+    (pair,) = find_pairs([PairSource(csv="whole.csv", register=True)], str(root))
+    assert pair.register and not find_pairs([PairSource(csv="whole.csv")], str(root))[0].register
 
 
 def test_folder_pairs(root):

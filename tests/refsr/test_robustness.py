@@ -1,11 +1,13 @@
 """Robustness on tiny photos: the geometry against OpenCV, matchers whose errors are known."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import scene
 
 from tfcorr.config import ConfigError, load_config
 from tfcorr.imaging import downscale
@@ -108,6 +110,26 @@ def test_sift():
     flat = np.full((64, 64, 3), 7, np.uint8)
     found, answered = SiftMatcher().locate(downscale(flat), flat, inner_points(16, 16))
     assert found.shape == (196, 2) and not answered.any()
+
+
+def test_a_model_that_registers(tiny_model_folder, tmp_path):
+    folder = tmp_path / "registered"
+    shutil.copytree(tiny_model_folder, folder)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "name": "tiny", "registration": True}))
+    matcher = find_matcher(str(folder), {}, None)
+    assert matcher.name == "tiny, registered"
+    image = scene(1, 160)
+    transform = Transform("rotation", 60)
+    measured = measure_matcher(matcher, image, transform, 8.0)
+    assert measured["within"] > 0.9 and measured["answered"] == 1
+    assert (
+        measure_matcher(find_matcher(str(tiny_model_folder), {}, None), image, transform, 8.0)["within"] < 0.3
+    )
+    # What cannot be registered is matched as it is.
+    flat = np.full((64, 64, 3), 7, np.uint8)
+    found, answered = matcher.locate(downscale(flat), flat, inner_points(16, 16))
+    assert found.shape == (196, 2) and answered.all()
 
 
 def test_unknown_matchers():

@@ -68,7 +68,7 @@ def load_predictor(model: str, job: str) -> SuperResolver | SemanticMatcher:
     if job == SUPER_RESOLUTION:
         from tfcorr.refsr.predictor import SuperResolver
 
-        return SuperResolver.from_pretrained(model)
+        return SuperResolver.from_pretrained(model, registration=False)  # as the exports, which have none
     from tfcorr.semantic.predictor import SemanticMatcher
 
     return SemanticMatcher.from_pretrained(model)

@@ -132,6 +132,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "(default: by size)",
     )
     group.add_argument(
+        "--registration",
+        action=argparse.BooleanOptionalAction,
+        help="bring references into the view of the input first, where both show the same scene (default: as "
+        "the model was trained)",
+    )
+    group.add_argument(
         "--self-ensemble",
         action="store_true",
         help="average over flips and rotations: better, 8 times slower",
@@ -330,6 +336,7 @@ def _load(args: argparse.Namespace) -> SuperResolver:
         memory=args.memory,
         self_ensemble=args.self_ensemble,
         matching=args.matching.replace("-", "_"),
+        registration=args.registration,
     )
 
 

@@ -35,7 +35,8 @@ class EvaluateConfig:
     of ``model``; none of them means the default model. ``padding: published`` brings input and references to
     one size with zeros, as the published test code does. ``group_by`` are columns of the list whose values
     get means of their own; ``texture``, whether the third of the inputs with the highest mean gradient does.
-    ``memory`` is in bytes, for the tiles of a model. Beside ``output`` stand a table (``.md``), a plot
+    ``memory`` is in bytes, for the tiles of a model; ``registration`` is that of `tfcorr.SuperResolver`, by
+    default what a model's card says. Beside ``output`` stand a table (``.md``), a plot
     (``.svg``) and the scores of single images; contact sheets go to the folder ``figures``.
     """
 
@@ -56,6 +57,7 @@ class EvaluateConfig:
     border: int = at_least(0, 4)
     limit: int | None = at_least(1, None)
     memory: int | None = at_least(1, None)
+    registration: bool | None = None
     figures: str | None = None
     data_root: str | None = None
 
@@ -64,8 +66,9 @@ class EvaluateConfig:
 class RobustnessConfig:
     """Section 5.4: scaled and rotated versions of the inputs as references.
 
-    ``matchers``: ``rgb``, ``sift``, ``efficientnet_lite0``, ``vgg16``, or models (of the job correspondence
-    or super-resolution), compared by the error of their correspondences; ``models``, of the job
+    ``matchers``: ``rgb``, ``sift``, ``efficientnet_lite0``, ``vgg16``, or models, compared by the error of
+    their correspondences: of the job correspondence, or of the job super-resolution, which register the
+    reference first if their cards say so; ``models``, of the job
     super-resolution, also by PSNR. ``scales`` are factors, ``rotations`` degrees. Of each photo the middle
     square of ``crop`` pixels is taken. ``threshold`` is in pixels of the reference. ``weights`` holds the
     files of ``efficientnet_lite0`` and ``vgg16`` (there also ``imagenet``), and is read for matchers that

@@ -15,6 +15,11 @@ class PairSource:
     ``input_path`` and ``reference_path`` make a path from the columns of a row, for example
     ``albums/{scene}/{input}``. Columns ``x, y`` and ``ref_x, ref_y``, where a CSV has them, are the top-left
     corners of a patch of ``patch`` pixels in the two photos; without them the whole photo is the patch.
+
+    ``where`` keeps the rows of a CSV that have one of some values in a column, as in ``{similarity_level:
+    [L1, L2]}``. With ``register``, for pairs without positions, a reference is brought into the view of its
+    input first (`tfcorr.refsr.registration`), as a predictor does, where the two agree on enough; patches are
+    then cut at the same place. What was found is kept in the run's folder.
     """
 
     csv: str | None = None
@@ -22,6 +27,8 @@ class PairSource:
     reference_path: str = "{reference}"
     input_dir: str | None = None
     reference_dir: str | None = None
+    where: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    register: bool = False
     limit: int | None = None
 
 

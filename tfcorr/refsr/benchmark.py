@@ -42,7 +42,9 @@ def run(config: EvaluateConfig, report: Callable[[str], None] = print) -> tuple[
     )
     output = Path(config.output)
     names = config.models or (config.model,)
-    contenders, models = find_contenders(names, config.references, output, setting(config), config.memory)
+    contenders, models = find_contenders(
+        names, config.references, output, setting(config), config.memory, config.registration
+    )
     result = evaluate(
         contenders,
         cases,
@@ -86,6 +88,7 @@ def find_contenders(
     output: Path,
     setting: str,
     memory: int | None,
+    registration: bool | None = None,
 ) -> tuple[list[Contender], dict[str, dict[str, Any]]]:
     """Loads models for an evaluation.
 
@@ -96,6 +99,7 @@ def find_contenders(
         output: of the result; scores of single images are kept beside it.
         setting: changes with what scores depend on beside the model.
         memory: bytes for the tiles of a model; None leaves it to the model.
+        registration: see `tfcorr.SuperResolver`; None leaves it to the card.
 
     Returns:
         The contenders, and for each name its checksum and its parameters.
@@ -107,27 +111,28 @@ def find_contenders(
     for name in names:
         card = _card(name)
         checksum = card.checksums[WEIGHTS_FILE]
-        upscaler = load_upscaler(card, memory)
+        upscaler = load_upscaler(card, memory, registration)
+        registered = "-registered" if getattr(upscaler, "registration", False) else ""
         title = _title(card, [contender.name for contender in contenders])
         contenders.append(
             Contender(
                 title,
                 upscaler,
                 references if card.job == SUPER_RESOLUTION else (NONE,),
-                ScoreCache(output.with_suffix(".cache.jsonl"), f"{checksum[:16]}-{setting}"),
+                ScoreCache(output.with_suffix(".cache.jsonl"), f"{checksum[:16]}-{setting}{registered}"),
             )
         )
         models[title] = {"sha256": checksum, "parameters": parameter_count(upscaler.model)}
     return contenders, models
 
 
-def load_upscaler(card: ModelCard, memory: int | None) -> Any:
+def load_upscaler(card: ModelCard, memory: int | None, registration: bool | None = None) -> Any:
     """What upscales with the model of a card: `SuperResolver`, or the single-image yardstick."""
     if card.job == SUPER_RESOLUTION:
         from tfcorr.refsr.memory import available_memory
         from tfcorr.refsr.predictor import SuperResolver
 
-        resolver = SuperResolver.from_pretrained(card.folder, memory=memory)
+        resolver = SuperResolver.from_pretrained(card.folder, memory=memory, registration=registration)
         resolver.remember_inputs(min(_INPUTS, available_memory() // 4))
         return resolver
     from tfcorr.refsr.single_image_resolver import SingleImageResolver

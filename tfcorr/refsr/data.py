@@ -24,6 +24,7 @@ from tfcorr.refsr.homography import (
 )
 from tfcorr.refsr.photometry import change_photometry
 from tfcorr.refsr.photos import DataError, Pair, PhotoCache, at_least
+from tfcorr.refsr.registered import RegisteredReferences
 from tfcorr.training.samples import Samples
 
 _IDENTITY = (False, False, False)
@@ -105,6 +106,7 @@ class RestorerSamples(Samples):
     Args:
         pairs: see `tfcorr.refsr.photos.find_pairs`.
         cache: decoded photos.
+        registered: references in the view of their inputs, for pairs that are to be registered.
         patch: side of the patch that a pair names, and of the reference.
         crop: side of the input patch, cut out of the former; a multiple of 4.
         photometric: changes of the reference.
@@ -126,6 +128,7 @@ class RestorerSamples(Samples):
         photometric: Photometric,
         batch: int,
         seed: int,
+        registered: RegisteredReferences | None = None,
         unrelated: float = 0.0,
         partly_related: float = 0.0,
         singles: SingleImages | None = None,
@@ -137,6 +140,7 @@ class RestorerSamples(Samples):
             raise DataError(f"crop must not exceed patch, got crop {crop} and patch {patch}")
         super().__init__(pairs, batch, seed, augment)
         self.cache = cache
+        self.registered = registered
         self.patch = patch
         self.crop = crop
         self.photometric = photometric
@@ -176,6 +180,8 @@ class RestorerSamples(Samples):
         if self.unrelated and rng.random() < self.unrelated:
             other = self.items[rng.integers(len(self.items))]
         image, reference = self.cache.get(pair.input), self.cache.get(other.reference)
+        if pair.register and self.registered is not None and other is pair:
+            reference = self.registered.get(pair.input, pair.reference)
         if image is None or reference is None:
             return None
         if not pair.columns:

@@ -70,17 +70,55 @@ class FeatureMatcher:
         self, small: np.ndarray, reference: np.ndarray, points: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """See `Matcher`; there is an answer for every point. A point is the middle of a patch."""
+        return self.places(small, reference, points), np.ones(len(points), bool)
+
+    def places(
+        self, small: np.ndarray, reference: np.ndarray, points: np.ndarray, *, nearby: bool = False
+    ) -> np.ndarray:
+        """The positions of points (n, 2), float64; with ``nearby``, see `tfcorr.refsr.nearby.prefer_nearby`,
+        for a reference of the enlarged input's size."""
         import keras
 
-        from tfcorr.refsr.matching import PATCH_SIZE, correspondences
+        from tfcorr.refsr.matching import PATCH_SIZE, correspondences, l2_normalize
+        from tfcorr.refsr.nearby import prefer_nearby
 
-        there = self._reference(_unit(reference))
-        index = keras.ops.convert_to_numpy(correspondences(self._query(_unit(small)), there).index)[0]
+        here, there = self._query(_unit(small)), self._reference(_unit(reference))
+        found = correspondences(here, there)
+        index, score = (keras.ops.convert_to_numpy(array)[0] for array in (found.index, found.score))
+        if nearby:
+            both = (keras.ops.convert_to_numpy(l2_normalize(cells))[0] for cells in (here, there))
+            index, _ = prefer_nearby(*both, (0, 0), index, score)
         columns = int(there.shape[2]) - (PATCH_SIZE - 1)
         cells = np.rint((points - _MIDDLE) / STRIDE).astype(int) - 1
         row, column = np.divmod(index[cells[:, 0], cells[:, 1]], columns)
-        found = (np.stack([row, column], axis=-1) + 1) * float(STRIDE) + _MIDDLE
-        return found, np.ones(len(points), bool)
+        return (np.stack([row, column], axis=-1) + 1) * float(STRIDE) + _MIDDLE
+
+
+class RegisteredMatcher:
+    """Features that see the reference in the view of the input, as a predictor does that registers it.
+
+    Args:
+        matcher: what finds the points there; or in the reference as it is, if it cannot be registered.
+    """
+
+    def __init__(self, matcher: FeatureMatcher):
+        self.name = f"{matcher.name}, registered"
+        self.fingerprint = f"{matcher.fingerprint}-registered"
+        self._matcher = matcher
+
+    def locate(
+        self, small: np.ndarray, reference: np.ndarray, points: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """See `Matcher`."""
+        from tfcorr.refsr.registration import register
+
+        pixels = _unit(reference)[0]
+        found = register(_unit(small)[0], pixels)
+        if found is None:
+            return self._matcher.locate(small, reference, points)
+        warped = np.rint(found.warp(pixels) * 255).astype(np.uint8)
+        places = self._matcher.places(small, warped, points, nearby=True)
+        return found.position(places), np.ones(len(points), bool)
 
 
 class SiftMatcher:
@@ -149,12 +187,13 @@ def _trained(name: str) -> Matcher:
         network = CorrespondenceNetwork(**card.architecture)
         network.build()
         load_weights(network, card.folder / WEIGHTS_FILE)
-    return FeatureMatcher(
+    matcher = FeatureMatcher(
         card.name,
         card.checksums[WEIGHTS_FILE][:16],
         network.query_features,
         lambda image: network.reference_features(image)["conv3_1"],
     )
+    return RegisteredMatcher(matcher) if card.registration else matcher
 
 
 def _vgg16(source: str) -> Callable[[np.ndarray], Any]:

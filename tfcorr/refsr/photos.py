@@ -28,7 +28,7 @@ __all__ = ["DataError", "Pair", "PhotoCache", "RowPath", "at_least", "excluded",
 class Pair:
     """An input photo and its reference; ``at`` and ``reference_at`` are the (y, x) of a patch, or None.
 
-    ``columns`` holds the row of the CSV, for whoever wants more of it.
+    ``columns`` holds the row of the CSV, for whoever wants more of it; ``register`` is that of the source.
     """
 
     scene: str
@@ -37,6 +37,7 @@ class Pair:
     at: tuple[int, int] | None
     reference_at: tuple[int, int] | None
     columns: dict[str, str]
+    register: bool = False
 
 
 def find_pairs(
@@ -60,6 +61,10 @@ def find_pairs(
     pairs: list[Pair] = []
     for source in sources:
         found = _csv_pairs(source, data_root) if source.csv else _folder_pairs(source, data_root)
+        if source.register and any(pair.at or pair.reference_at for pair in found):
+            raise DataError(
+                f"{source.csv}: register is for pairs of whole photos; these are patches at positions"
+            )
         kept = [
             pair
             for pair in found
@@ -76,11 +81,16 @@ def find_pairs(
 def _csv_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
     path = resolve_list_path(source.csv, data_root)
     _, rows = read_rows(path, error=DataError)
+    wanted = source.where
+    if rows and (missing := wanted.keys() - rows[0].keys()):
+        raise DataError(f"{path}: no column {min(missing)!r}; its columns are {', '.join(rows[0])}")
     inputs, references = (
         RowPath(pattern, data_root) for pattern in (source.input_path, source.reference_path)
     )
     pairs = []
     for number, row in enumerate(rows, start=2):
+        if any(row[column] not in values for column, values in wanted.items()):
+            continue
         try:
             input_path, reference_path = inputs.of(row), references.of(row)
             at = (int(row["y"]), int(row["x"])) if "x" in row else None
@@ -90,7 +100,7 @@ def _csv_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
         except (TypeError, ValueError) as error:
             raise DataError(f"{path}, line {number}: {error}") from None
         scene = row.get("scene") or input_path.parent.name
-        pairs.append(Pair(scene, input_path, reference_path, at, reference_at, row))
+        pairs.append(Pair(scene, input_path, reference_path, at, reference_at, row, source.register))
     return pairs
 
 
@@ -135,7 +145,9 @@ def _folder_pairs(source: PairSource, data_root: str | None) -> list[Pair]:
             f"{source.input_dir} ({len(inputs)} images) and {source.reference_dir} "
             f"({len(references)} images) have no file name in common"
         )
-    return [Pair(inputs[n].parent.name, inputs[n], references[n], None, None, {}) for n in common]
+    return [
+        Pair(inputs[n].parent.name, inputs[n], references[n], None, None, {}, source.register) for n in common
+    ]
 
 
 def at_least(image: np.ndarray, side: int) -> np.ndarray:

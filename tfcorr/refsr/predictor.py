@@ -35,7 +35,9 @@ from tfcorr.refsr.extractor import FEATURE_WIDTHS
 from tfcorr.refsr.matching import PATCH_SIZE, pre_offsets
 from tfcorr.refsr.memory import MemoryPlan, available_memory, within_memory
 from tfcorr.refsr.model import C2Matching, References
+from tfcorr.refsr.nearby import prefer_nearby
 from tfcorr.refsr.pixels import digest, from_rgb, padded, reduced, to_rgb, turn, turn_back, whole_cells
+from tfcorr.refsr.registration import Registration, register
 from tfcorr.refsr.remembered import Remembered
 
 if TYPE_CHECKING:
@@ -95,11 +97,13 @@ class PreparedReferences:
     """References whose features have been computed, for use with many inputs; from `SuperResolver.prepare`.
 
     Attributes:
-        images: the references as they were given.
+        images: the references as they were given, or registered.
         reduction: factor in (0, 1] that they were resized by to fit the memory.
         state: the model's features of them.
         model: the model whose features they are.
         sizes: (height, width) of each after resizing, without the padding of very small ones.
+        registrations: what brought each of ``images`` into the view of one input; None for those that are
+            used as they were given, as all that come from `SuperResolver.prepare` are.
         indexes: for the matching from coarse to fine, made when they are first needed, by number.
     """
 
@@ -108,6 +112,7 @@ class PreparedReferences:
     state: References
     sizes: tuple[tuple[int, int], ...]
     model: C2Matching = field(repr=False)
+    registrations: tuple[Registration | None, ...]
     indexes: dict[int, ReferenceIndex] = field(default_factory=dict, repr=False, compare=False)
 
     def index(self, number: int) -> ReferenceIndex:
@@ -154,6 +159,9 @@ class SuperResolver:
             which is many times as fast for images of megapixels and finds the same for nearly all patches
             (`tfcorr.refsr.coarse_to_fine`); or `"auto"`, the latter from two thousand million pairs of
             patches on, as a 210x210 input has with a reference of 840x840 pixels.
+        registration: whether references are brought into the view of the input before they are matched, where
+            both show the same scene (`tfcorr.refsr.registration`). The published method does not; a model
+            that was trained with it says so in its card.
     """
 
     def __init__(
@@ -165,6 +173,7 @@ class SuperResolver:
         memory: int | None = None,
         self_ensemble: bool = False,
         matching: str = "auto",
+        registration: bool = False,
     ):
         if matching not in MATCHINGS:
             raise InputError(f"matching is {matching!r}, expected one of {', '.join(MATCHINGS)}")
@@ -177,6 +186,7 @@ class SuperResolver:
         self.confidence_threshold = confidence_threshold
         self.self_ensemble = self_ensemble
         self.matching = matching
+        self.registration = registration
         self._memory = MemoryPlan.of(model, memory or min(available_memory() // 2, 4 * 10**9))
         self._cached: tuple[bytes, PreparedReferences] | None = None
         self._describe = _compiled(model.describe, (1, None, None, 3))
@@ -194,6 +204,7 @@ class SuperResolver:
         memory: int | None = None,
         self_ensemble: bool = False,
         matching: str = "auto",
+        registration: bool | None = None,
     ) -> SuperResolver:
         """Loads a trained model after checking its files against the checksums of its card.
 
@@ -204,6 +215,7 @@ class SuperResolver:
             threads: how many processor threads TensorFlow may use; `None` leaves its own choice. It holds for
                 the whole process and can only be set before TensorFlow's first computation.
             memory, self_ensemble, matching: see `SuperResolver`.
+            registration: see `SuperResolver`; `None` does what the model's card says.
 
         Raises:
             ModelError: no such model, damaged files, or a card that cannot be used.
@@ -221,6 +233,7 @@ class SuperResolver:
             memory=memory,
             self_ensemble=self_ensemble,
             matching=matching,
+            registration=card.registration if registration is None else registration,
         )
 
     def upscale(
@@ -281,6 +294,8 @@ class SuperResolver:
     def prepare(self, references: np.ndarray | Sequence[np.ndarray]) -> PreparedReferences:
         """Computes the features of references once, for many calls of `upscale`.
 
+        They are not registered to the inputs, which differ.
+
         Args:
             references: one image or several, as in `upscale`.
 
@@ -290,11 +305,7 @@ class SuperResolver:
         images = list(references) if isinstance(references, (list, tuple)) else [references]
         if not images:
             raise InputError("no reference was given, expected at least one image")
-        key = digest(images)
-        if self._cached is None or self._cached[0] != key:
-            self._cached = None  # lets go of the old features before the new ones are made
-            self._cached = (key, self._prepare(images))
-        return self._cached[1]
+        return self._remembered(digest(images), lambda: self._prepare(images))
 
     def export(self, folder: str | Path, **options) -> Exported:
         """Writes the model as a SavedModel, as TFLite or as ONNX.
@@ -329,7 +340,26 @@ class SuperResolver:
             return reference
         if reference is None or (isinstance(reference, (list, tuple)) and not reference):
             return self._prepare([rgb])
-        return self.prepare(reference)
+        if not self.registration:
+            return self.prepare(reference)
+        images = list(reference) if isinstance(reference, (list, tuple)) else [reference]
+        return self._remembered(digest([rgb, *images]), lambda: self._registered(rgb, images))
+
+    def _remembered(self, key: bytes, make: Callable[[], PreparedReferences]) -> PreparedReferences:
+        if self._cached is None or self._cached[0] != key:
+            self._cached = None  # lets go of the old features before the new ones are made
+            self._cached = (key, make())
+        return self._cached[1]
+
+    def _registered(self, rgb: np.ndarray, images: Sequence[np.ndarray]) -> PreparedReferences:
+        """The references in the view of an input (h, w, 3), as far as they can be brought there."""
+        converted = [to_rgb(image, f"reference {number}") for number, image in enumerate(images)]
+        found = tuple(register(rgb, image) for image in converted)
+        seen = [
+            image if registration is None else registration.warp(image)
+            for image, registration in zip(converted, found, strict=True)
+        ]
+        return replace(self._prepare(seen), registrations=found)
 
     def _prepare(self, images: Sequence[np.ndarray]) -> PreparedReferences:
         converted = [to_rgb(image, f"reference {number}") for number, image in enumerate(images)]
@@ -350,7 +380,8 @@ class SuperResolver:
             return replace(state, features=features)
 
         state = within_memory(self._memory, work)
-        return PreparedReferences(tuple(map(np.asarray, images)), reduction, state, sizes, self.model)
+        images = tuple(map(np.asarray, images))
+        return PreparedReferences(images, reduction, state, sizes, self.model, (None,) * len(images))
 
     def _extract_in_tiles(self, image: np.ndarray, tile: tuple[int, int]) -> dict:
         """Features of (H, W, 3), sides multiples of 4, as tensors (1, H / s, W / s, C) by name."""
@@ -408,7 +439,6 @@ class SuperResolver:
             np.empty((height, width), np.int32),
             np.empty((height, width), np.float32),
         )
-        search = self._search(height * width, references)
         for block in blocks:
             # Agreement asks the neighbours of each patch too.
             around = block.widened(1, height, width)
@@ -417,6 +447,7 @@ class SuperResolver:
             window = cells.widened(_INPUT_MARGIN, *rgb.shape[:2])
             inside, kept = cells.within(window), block.within(around)
             descriptors = self._describe(rgb[None, window.rows, window.columns])
+            search = self._search(rgb.shape[:2], references, (cells.top, cells.left))
             found = self.model.match(descriptors[:, inside.rows, inside.columns], references.state, search)
             for name in ("number", "position", "score", "index", "agreement"):
                 part = keras.ops.convert_to_numpy(getattr(found, name))[0, kept.rows, kept.columns]
@@ -424,16 +455,33 @@ class SuperResolver:
             ticks.step()
         return matches
 
-    def _search(self, patches: int, references: PreparedReferences) -> Callable:
-        """The search that suits an input with so many patches, for `tfcorr.refsr.model.C2Matching.match`."""
+    def _search(
+        self, size: tuple[int, int], references: PreparedReferences, origin: tuple[int, int]
+    ) -> Callable:
+        """The search that suits an input of this size, for `tfcorr.refsr.model.C2Matching.match`.
 
-        def search(number: int, descriptors, candidate):
+        Args:
+            size: of the whole input, (height, width).
+            references: what is searched.
+            origin: (y, x) in the input of the part that is asked for.
+        """
+
+        def everywhere(number: int, descriptors, candidate):
             place = references.state.placements[number]
-            pairs = patches * (place.height - PATCH_SIZE + 1) * (place.width - PATCH_SIZE + 1)
+            pairs = math.prod(side - PATCH_SIZE + 1 for side in (*size, place.height, place.width))
             if self.matching == "exact" or (self.matching == "auto" and pairs < WORTHWHILE_PAIRS):
                 return match_patches(descriptors, candidate, patch_size=PATCH_SIZE)
             found = references.index(number).search(keras.ops.convert_to_numpy(descriptors)[0])
             return tuple(array[None] for array in found)
+
+        def search(number: int, descriptors, candidate):
+            index, score = everywhere(number, descriptors, candidate)
+            place = references.state.placements[number]
+            if references.registrations[number] is None or (place.height, place.width) != size:
+                return index, score
+            part, whole = (keras.ops.convert_to_numpy(a)[0] for a in (descriptors, candidate))
+            found = (keras.ops.convert_to_numpy(array)[0] for array in (index, score))
+            return tuple(array[None] for array in prefer_nearby(part, whole, origin, *found))
 
         return search
 
@@ -636,5 +684,9 @@ def _details(
     used = np.array(references.sizes)[number]
     given = np.array([np.shape(image)[:2] for image in references.images])[number]
     pixel = np.minimum(pixel * given // used, given - 1)
+    for which, registration in enumerate(references.registrations):
+        if registration is not None:
+            here = number == which
+            pixel[here] = registration.locate(pixel[here])
     correspondence = np.concatenate([number[..., None], pixel], axis=-1).astype(np.int32)
     return correspondence, np.clip(matches.score[patches], 0.0, 1.0)

@@ -31,6 +31,7 @@ from tfcorr.refsr.matching import correspondences
 from tfcorr.refsr.model import C2Matching
 from tfcorr.refsr.perceptual import PerceptualNetwork
 from tfcorr.refsr.photos import PhotoCache, find_images, find_pairs
+from tfcorr.refsr.registered import RegisteredReferences
 from tfcorr.refsr.single_image_resolver import load_single_image
 from tfcorr.refsr.training import AdversarialRestorerTrainer, MatcherTrainer, RestorerTrainer
 from tfcorr.training.callbacks import Phases, RunState
@@ -241,12 +242,14 @@ def _verified_weights(folder: str | os.PathLike, job: str) -> Path:
 
 def _restorer(config: RestorerConfig, report: Callable) -> Stage:
     cache = PhotoCache()
+    registered = RegisteredReferences(cache, Path(config.run) / "registered")
     data = config.data
     pairs = find_pairs(data.pairs, config.data_root, exclude=data.exclude)
     images = find_images(data.singles.images, config.data_root, exclude=data.exclude) if data.singles else ()
     training = RestorerSamples(
         pairs,
         cache,
+        registered=registered,
         patch=data.patch,
         crop=data.crop,
         photometric=data.photometric,
@@ -263,6 +266,7 @@ def _restorer(config: RestorerConfig, report: Callable) -> Stage:
         validation = RestorerSamples(
             held_out,
             cache,
+            registered=registered,
             patch=data.patch,
             crop=data.patch,
             photometric=dataclasses.replace(data.photometric, probability=0.0),
@@ -449,5 +453,7 @@ def save_model(
     }
     if confidence is not None:
         card["confidence_threshold"] = round(confidence, 4)
+    if not matcher:
+        card["registration"] = any(source.register for source in config.data.pairs)
     write_model(folder, model, card, config.half_weights)
     return folder
