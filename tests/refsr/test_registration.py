@@ -188,9 +188,13 @@ def test_tiles_of_a_registered_reference(tiny_model_folder):
     tiled._memory = MemoryPlan(2 * per_pixel * 40**2, per_pixel, reference_bytes=1)
     one, other = (u.upscale(small, reference, details=True) for u in (whole, tiled))
     assert np.mean(one.correspondence == other.correspondence) > 0.999
+    # For any input, and for this one.
     prepared = whole.prepare(reference)
     assert prepared.registrations == (None,)
     assert not np.array_equal(whole.upscale(small, prepared), one.image)
+    prepared = whole.prepare(reference, small)
+    assert whole.prepare(reference, small) is prepared and prepared.registrations[0].points >= 20
+    np.testing.assert_array_equal(whole.upscale(small, prepared), one.image)
 
 
 def test_registered_references_are_made_once(tmp_path, monkeypatch):

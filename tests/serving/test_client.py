@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from PIL import Image
+from scenes import scene
 from serving.conftest import expected
 
 from tfcorr.errors import InputError, TfcorrError
+from tfcorr.refsr.registration import register
 from tfcorr.serving import Client, ServingError
 from tfcorr.serving.status import sentence
 
@@ -56,6 +58,19 @@ def test_array(client):
     upscaled = client.upscale(low_res, reference)
     assert upscaled.dtype == np.float32
     np.testing.assert_allclose(upscaled, expected(low_res, reference), atol=1e-6)
+
+
+def test_array_with_a_registered_reference(client):
+    photo = np.float32(scene(1) / 255)
+    low_res, reference = photo[2::4, 2::4], np.ascontiguousarray(np.rot90(photo))
+    found = register(low_res, reference)
+    upscaled = client.upscale(low_res, reference, registration=True)
+    np.testing.assert_allclose(upscaled, expected(low_res, found.warp(reference)), atol=1e-6)
+    # What cannot be registered goes as it is.
+    other = image(9, 7, 1)
+    np.testing.assert_array_equal(
+        client.upscale(low_res, other, registration=True), client.upscale(low_res, other)
+    )
 
 
 @pytest.mark.parametrize("dtype, peak", [(np.uint8, 255), (np.uint16, 65535)])
@@ -374,6 +389,8 @@ def test_arguments(tmp_path):
         client.upscale(image()[:, :0])
     with pytest.raises(InputError, match="image is int"):
         client.upscale(3)
+    with pytest.raises(InputError, match="registration is for arrays"):
+        client.upscale(tmp_path / "missing.png", registration=True)
     with pytest.raises(OSError):
         client.upscale(tmp_path / "missing.png")
     (tmp_path / "empty.png").touch()

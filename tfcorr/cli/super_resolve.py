@@ -283,7 +283,7 @@ class _Batch:
         chosen = references.choose(picture, job.source)
         prepared = None
         if chosen:
-            prepared = upscaler.prepare([reference.pixels for reference in chosen])
+            prepared = upscaler.prepare([reference.pixels for reference in chosen], picture.pixels)
             if prepared.reduction < 1:
                 notes.append(
                     f"references reduced to {100 * prepared.reduction:.0f} % of their sides to fit the "
@@ -300,6 +300,7 @@ class _Batch:
             "size": [finished.width, finished.height],
             "input_size": [picture.width, picture.height],
             "references": [str(reference.path) for reference in chosen],
+            "registered": [found is not None for found in prepared.registrations] if prepared else [],
             "used_share": round(result.used_share, 4) if chosen else None,
             "mean_confidence": round(float(result.confidence.mean()), 4),
             "figure": str(figure) if figure else None,

@@ -103,7 +103,7 @@ class PreparedReferences:
         model: the model whose features they are.
         sizes: (height, width) of each after resizing, without the padding of very small ones.
         registrations: what brought each of ``images`` into the view of one input; None for those that are
-            used as they were given, as all that come from `SuperResolver.prepare` are.
+            used as they were given.
         indexes: for the matching from coarse to fine, made when they are first needed, by number.
     """
 
@@ -291,13 +291,15 @@ class SuperResolver:
         used = float(np.mean(confidence >= self.confidence_threshold))
         return UpscaleResult(image, correspondence, confidence, used)
 
-    def prepare(self, references: np.ndarray | Sequence[np.ndarray]) -> PreparedReferences:
+    def prepare(
+        self, references: np.ndarray | Sequence[np.ndarray], low_res: np.ndarray | None = None
+    ) -> PreparedReferences:
         """Computes the features of references once, for many calls of `upscale`.
-
-        They are not registered to the inputs, which differ.
 
         Args:
             references: one image or several, as in `upscale`.
+            low_res: the input that they are meant for, in whose view they are brought by a resolver with
+                `registration`; without it they stay as they are, for any input.
 
         Raises:
             InputError: see `upscale`; also for an empty sequence.
@@ -305,7 +307,10 @@ class SuperResolver:
         images = list(references) if isinstance(references, (list, tuple)) else [references]
         if not images:
             raise InputError("no reference was given, expected at least one image")
-        return self._remembered(digest(images), lambda: self._prepare(images))
+        if low_res is None or not self.registration:
+            return self._remembered(digest(images), lambda: self._prepare(images))
+        rgb = to_rgb(low_res, "low_res")
+        return self._remembered(digest([rgb, *images]), lambda: self._registered(rgb, images))
 
     def export(self, folder: str | Path, **options) -> Exported:
         """Writes the model as a SavedModel, as TFLite or as ONNX.
@@ -340,10 +345,7 @@ class SuperResolver:
             return reference
         if reference is None or (isinstance(reference, (list, tuple)) and not reference):
             return self._prepare([rgb])
-        if not self.registration:
-            return self.prepare(reference)
-        images = list(reference) if isinstance(reference, (list, tuple)) else [reference]
-        return self._remembered(digest([rgb, *images]), lambda: self._registered(rgb, images))
+        return self.prepare(reference, rgb)
 
     def _remembered(self, key: bytes, make: Callable[[], PreparedReferences]) -> PreparedReferences:
         if self._cached is None or self._cached[0] != key:

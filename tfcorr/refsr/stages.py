@@ -263,6 +263,8 @@ def _restorer(config: RestorerConfig, report: Callable) -> Stage:
     validation = None
     if config.validation:
         held_out = find_pairs(config.validation.pairs, config.data_root, only=config.validation.only)
+        # From all of the list, which has the pairs of one input beside each other.
+        held_out = held_out[:: max(1, len(held_out) // config.validation.count)]
         validation = RestorerSamples(
             held_out,
             cache,

@@ -120,6 +120,7 @@ class Client:
         image: Array | Encoded,
         references: Array | Encoded | Sequence[Array] | Sequence[Encoded] | None = None,
         *,
+        registration: bool = False,
         deadline: float | None = None,
     ) -> Array | bytes:
         """Upscales an image four times.
@@ -129,6 +130,8 @@ class Client:
                 or an image file's path or content.
             references: sharp images of any size, of the same kind as `image`: one array; one file or content,
                 or several of these; or `None`: the image is its own reference.
+            registration: bring the reference into the view of the image first, here, as `SuperResolver` does
+                with a model whose card says so; for arrays.
             deadline: seconds for this call.
 
         Returns:
@@ -136,13 +139,15 @@ class Client:
             the content of a PNG file.
 
         Raises:
-            InputError: an argument is none of these, an image has no pixels or values outside [0, 1], or an
-                image is too large for a message.
+            InputError: an argument is none of these, an image has no pixels or values outside [0, 1], an
+                image is too large for a message, or files are to be registered.
             ServingError: the server refused the images, could not be reached, or did not answer in time.
             OSError: a file cannot be read.
         """
         if isinstance(image, np.ndarray):
-            return self._upscale_array(image, references, deadline)
+            return self._upscale_array(image, references, registration, deadline)
+        if registration:
+            raise InputError("registration is for arrays, image is a file")
         return self._upscale_encoded(image, references, deadline)
 
     def match(
@@ -224,7 +229,9 @@ class Client:
             time.sleep(min(0.1, max(0.0, end - time.monotonic())))
         raise ServingError(f"{last} (waited {timeout:g} s)", last.code)
 
-    def _upscale_array(self, image: Array, references: Any, deadline: float | None) -> Array:
+    def _upscale_array(
+        self, image: Array, references: Any, registration: bool, deadline: float | None
+    ) -> Array:
         if isinstance(references, (list, tuple)) and len(references) == 1:
             references = references[0]
         if isinstance(references, (list, tuple)) and not references:
@@ -238,6 +245,11 @@ class Client:
             )
         low_res = to_rgb(image, "image")
         reference = low_res if references is None else to_rgb(references, "references")
+        if registration and references is not None:
+            from tfcorr.refsr.registration import register
+
+            found = register(low_res, reference)
+            reference = reference if found is None else found.warp(reference)
         height, width = low_res.shape[:2]
         answer = 4 * low_res.size * SCALE * SCALE
         self._check_size(low_res.nbytes + reference.nbytes, f"an image {width}x{height} with its reference")
