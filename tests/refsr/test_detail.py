@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from tfcorr.refsr.detail import DETAIL_WIDTH, align, reference_detail, sample
+from tfcorr.refsr.detail import DETAIL_WIDTH, _smoothed, align, reference_detail, sample
 from tfcorr.refsr.extractor import FEATURE_WIDTHS
 from tfcorr.refsr.matching import pre_offsets
 from tfcorr.refsr.memory import MemoryPlan, restorer_bytes
@@ -79,6 +79,23 @@ def test_matches_are_moved_to_the_pixel(shift):
     # A texture that is not there is not found.
     _, unrelated = align(query[None, ..., None], texture(72, 88, 9)[1][None, ..., None], flow)
     assert np.median(unrelated) < 0.9
+
+
+def test_a_flow_loses_its_noise_and_keeps_its_edges():
+    random = np.random.default_rng(0)
+    truth = np.zeros((1, 20, 24, 2), np.float32)
+    truth[:, :, 12:] = (30.0, -7.0)
+    flow = truth + random.normal(0, 0.3, truth.shape).astype(np.float32)
+    correlation = np.full((1, 20, 24, 1), 0.9, np.float32)
+    lost = random.random((1, 20, 24)) < 0.1
+    flow[lost] += 6.0
+    correlation[lost] = 0.2
+    found = np.asarray(_smoothed(flow, correlation))
+    error = np.abs(found - truth)
+    assert np.mean(error < 0.6) > 0.98 and np.std((found - truth)[error < 0.6]) < 0.5 * 0.3
+    # Without any trust, the median.
+    nothing = np.asarray(_smoothed(truth, np.zeros_like(correlation)))
+    np.testing.assert_allclose(nothing, truth, atol=1e-4)
 
 
 def test_brightness_and_contrast_do_not_matter():

@@ -11,6 +11,7 @@ Convention: positions and flows are (y, x), in pixels of the output and of the r
 
 from __future__ import annotations
 
+import numpy as np
 from keras import ops
 
 from tfcorr.ops import deform_conv2d
@@ -24,6 +25,11 @@ _LUMA = (0.299, 0.587, 0.114)
 # A cell is compared by the 16x16 pixels around it, as 8x8 means of 2x2.
 _SAMPLES = 8
 _FIRST = -6
+# Cells around one that its flow is smoothed with; the power of their correlation that they count by; and how
+# far from their median, in pixels, they count no more.
+_AROUND = (-2, -1, 0, 1, 2)
+_TRUST = 8
+_APART = 2.0
 # Shifts that are tried: first 5x5 with a step of two pixels, then 5x5 with a step of one around the best.
 _SHIFTS = 5
 
@@ -62,7 +68,8 @@ def align(query, reference, flow):
 
     The measure is the correlation coefficient of the 16x16 pixels around the cell with those around the
     match, reduced to 8x8; shifts of up to 6 pixels are tried. The fraction is the vertex of parabolas through
-    the neighbours of the best.
+    the neighbours of the best. What single cells say is noisy: each takes the mean of the 5x5 around it that
+    lie within 2 pixels of their median, those with a high correlation most.
 
     Args:
         query: float32 (B, 4 h, 4 w, 1).
@@ -105,7 +112,35 @@ def align(query, reference, flow):
     vertical = _vertex(_taken(values, best - _SHIFTS), here, _taken(values, best + _SHIFTS))
     horizontal = _vertex(_taken(values, best - 1), here, _taken(values, best + 1))
     fraction = ops.stack([vertical, horizontal], axis=-1)
-    return ops.cast(whole + _shift(best), "float32") + fraction, ops.expand_dims(here, -1)
+    found = ops.cast(whole + _shift(best), "float32") + fraction
+    correlation = ops.expand_dims(here, -1)
+    return _smoothed(found, correlation), correlation
+
+
+def _smoothed(flow, correlation):
+    """The flow (B, h, w, 2) with less noise, by the correlations (B, h, w, 1), see :func:`align`."""
+    around = _neighbours(flow)  # (B, h, w, 25, 2)
+    ordered = ops.top_k(ops.transpose(around, (0, 1, 2, 4, 3)), len(_AROUND) ** 2 // 2 + 1)[0]
+    median = ordered[..., -1]
+    distance = ops.max(ops.abs(around - ops.expand_dims(median, 3)), axis=-1, keepdims=True)
+    weight = ops.power(ops.maximum(_neighbours(correlation), 1e-3), _TRUST)
+    nearness = np.exp([-(y**2 + x**2) / 2.0 for y in _AROUND for x in _AROUND])
+    weight = weight * ops.convert_to_tensor(nearness.reshape(-1, 1), "float32")
+    weight = ops.where(distance < _APART, weight, ops.zeros_like(weight))
+    total = ops.sum(weight, axis=3)
+    # Where nothing counts, the median.
+    return (ops.sum(weight * around, axis=3) + 1e-12 * median) / (total + 1e-12)
+
+
+def _neighbours(field):
+    """The values of a map (B, h, w, C) around each cell: (B, h, w, 25, C); at the border the last ones."""
+    height, width = ops.shape(field)[1], ops.shape(field)[2]
+    rows, columns = ops.arange(height, dtype="int32"), ops.arange(width, dtype="int32")
+    found = []
+    for dy in _AROUND:
+        moved = ops.take(field, ops.clip(rows + dy, 0, height - 1), axis=1)
+        found += [ops.take(moved, ops.clip(columns + dx, 0, width - 1), axis=2) for dx in _AROUND]
+    return ops.stack(found, axis=3)
 
 
 def sample(image, flow):
