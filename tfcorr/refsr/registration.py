@@ -48,8 +48,8 @@ _GLOBAL_DISTANCE = 10.0
 _LINEAR_PULL, _SHIFT_PULL = 100.0, 2.5e-4
 _OUTLIER = 1.5
 _KEYPOINT_TOLERANCE, _WINDOW_TOLERANCE = 2.0, 1.5
-# Fewer agreeing matches than these say nothing.
-_FEWEST = 20
+# Fewer agreeing matches than these say nothing: of keypoints, and in the end. A wrong map does not grow.
+_FEWEST_KEYPOINTS, _FEWEST = 10, 20
 
 _ROUNDS = 2
 _WINDOW_REACH = 8
@@ -121,24 +121,26 @@ def register(low_res: np.ndarray, reference: np.ndarray) -> Registration | None:
     sharp = _Working.of(reference, reference.shape[:2])
     soft = _Working.of(_reduced(reference), reference.shape[:2])
     here, there = _keypoints(query.image, sharp.image, soft.image)
-    if len(here) < _FEWEST:
+    if len(here) < _FEWEST_KEYPOINTS:
         return None
     overall = _affine(here, there)
     if overall is None:
         return None
     kept = _agreeing(here, there, overall, _KEYPOINT_TOLERANCE)
     here, there = here[kept], there[kept]
-    if len(here) < _FEWEST:
+    if len(here) < _FEWEST_KEYPOINTS:
         return None
     nodes = _Nodes.fitted(here, there, overall, query.image.shape[:2])
-    count = len(here)
     for _ in range(_ROUNDS):
         found = _windows(query.grey, soft.grey, nodes)
         points, places = (np.concatenate(pair) for pair in zip((here, there), found, strict=True))
         kept = _agreeing(points, places, overall, _WINDOW_TOLERANCE)
-        if (count := int(kept.sum())) < _FEWEST:
+        count = int(kept.sum())
+        if count < _FEWEST_KEYPOINTS:
             return None
         nodes = _Nodes.fitted(points[kept], places[kept], overall, query.image.shape[:2])
+    if count < _FEWEST:
+        return None
     positions = nodes.positions(size, query.scale)
     return Registration(_rescaled(positions, 1 / np.float32(sharp.scale)), reference.shape[:2], count)
 
@@ -244,7 +246,7 @@ def _agreeing(here: np.ndarray, there: np.ndarray, overall: np.ndarray, toleranc
     """Which matches lie where those around them say, (n,) bool."""
     kept = np.ones(len(here), bool)
     for _ in range(2):
-        if kept.sum() < _FEWEST:
+        if kept.sum() < _FEWEST_KEYPOINTS:
             return kept
         predicted = _predicted(here[kept], here[kept], there[kept], overall, themselves=True)
         kept[kept] = np.linalg.norm(predicted - there[kept], axis=1) < tolerance
