@@ -32,6 +32,7 @@ from tfcorr.training.distribution import (
 )
 from tfcorr.training.optimizer import make_optimizer
 from tfcorr.training.run_lock import run_lock
+from tfcorr.training.samples import wait_for_readers
 from tfcorr.training.tensorboard import tensorboard_callbacks
 
 
@@ -237,3 +238,4 @@ def _fit(
         raise TrainingError(f"step {state.step + 1}: {told[2].strip()}") from error
     finally:
         stop.restore()
+        wait_for_readers()

@@ -11,6 +11,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,42 @@ from typing import Any
 import numpy as np
 
 from tfcorr.training.photos import DataError
+
+
+class _Calls:
+    """Counts the batches that threads of TensorFlow are making right now."""
+
+    def __init__(self):
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def __enter__(self):
+        with self._changed:
+            self._count += 1
+
+    def __exit__(self, *_):
+        with self._changed:
+            self._count -= 1
+            self._changed.notify_all()
+
+    def wait(self, seconds: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._count, seconds)
+
+
+_calls = _Calls()
+
+
+def wait_for_readers(seconds: float = 60.0) -> None:
+    """Returns when no batch is being made any more for a dataset that is not asked for more.
+
+    An interpreter that ends while one of TensorFlow's threads is in Python aborts ("exception not rethrown").
+    """
+    # A batch that is done may be followed by the next of a short queue.
+    while _calls.wait(seconds):
+        time.sleep(0.1)
+        if _calls.wait(0):
+            return
 
 
 class Samples:
@@ -89,9 +127,14 @@ class Samples:
         signature = {name: tf.TensorSpec(a.shape, a.dtype) for name, a in self.batch(start).items()}
         names = list(signature)
 
+        def make(step):
+            with _calls:
+                batch = self.batch(int(step))
+            return [batch[name] for name in names]
+
         def load(step):
             arrays = tf.numpy_function(
-                lambda k: [self.batch(int(k))[name] for name in names],
+                make,
                 [step],
                 [signature[n].dtype for n in names],
             )
