@@ -239,7 +239,7 @@ def model_folder(tmp_path):
 def test_benchmark(folder, model_folder, monkeypatch):
     from tfcorr.refsr import benchmark
 
-    monkeypatch.setattr(benchmark, "load_upscaler", lambda card, memory: Copier())
+    monkeypatch.setattr(benchmark, "load_upscaler", lambda card, memory, registration: Copier())
     monkeypatch.setattr(benchmark, "parameter_count", lambda model: {"total": 12})
     config = load_config(
         "refsr/evaluate_albums",

@@ -25,7 +25,6 @@ def test_no_batch_is_in_the_making_after_the_wait():
     samples = Slow(range(8))
     batches = iter(samples.dataset(0, 100))
     next(batches)
-    assert len(samples.began) > len(samples.ended)
     del batches
     wait_for_readers(seconds=30)
     begun = len(samples.began)
