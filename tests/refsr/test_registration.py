@@ -220,3 +220,12 @@ def test_registered_references_are_made_once(tmp_path, monkeypatch):
     Image.fromarray(scene(1, SIDE)[::-1]).save(paths[1])
     registered.get(paths[0], paths[1])
     assert len(calls) == 3
+
+
+def test_an_ensemble_of_registered_references(tiny_model_folder):
+    image = scene(4, 96)
+    reference, _ = turned(image, 30, 1.0)
+    small = downscale(image, 4)
+    upscaler = SuperResolver.from_pretrained(tiny_model_folder, registration=True, self_ensemble=True)
+    result = upscaler.upscale(small, reference, details=True)
+    assert result.image.shape == image.shape and (result.correspondence[..., 1:] < reference.shape[:2]).all()

@@ -274,7 +274,7 @@ class SuperResolver:
             turned = references
             if transform:
                 images = [turn(image, transform) for image in references.images]
-                turned = self._prepare(images)
+                turned = replace(self._prepare(images), registrations=references.registrations)
             upscaled, found, confidence = self._upscale(turn(rgb, transform), turned, ticks)
             ticks.finish_round()
             if not transform:
