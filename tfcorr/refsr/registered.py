@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+import tfcorr
 from tfcorr.imaging.files import write_image
 from tfcorr.imaging.picture import Picture
 from tfcorr.imaging.resize import downscale
@@ -21,8 +22,8 @@ class RegisteredReferences:
     """The references of pairs of photos in the view of their inputs. Safe to use from several threads.
 
     The input of a pair is reduced by 4 and its reference registered to that, as a predictor does. The result
-    is written to ``folder``, under a name that changes with the two files; so is an empty file for a pair
-    that cannot be registered.
+    is written to ``folder``, under a name that changes with the two files and the version of tfcorr; so is an
+    empty file for a pair that cannot be registered.
 
     Args:
         cache: decoded photos, which keeps those that are read from the folder, too.
@@ -64,8 +65,8 @@ class RegisteredReferences:
 
 
 def _name(input: Path, reference: Path) -> str | None:
-    """A name that changes with the two files; None if one is missing."""
-    digest = hashlib.sha256()
+    """A name that changes with the two files and the version; None if a file is missing."""
+    digest = hashlib.sha256(tfcorr.__version__.encode())
     try:
         for path in (input, reference):
             state = path.stat()

@@ -92,7 +92,7 @@ class Registration:
             size = [max(1, round(side / scale)) for side in reference.shape[:2]]
             ratio = np.float32([n / side for n, side in zip(size, reference.shape, strict=False)])
             reference = cv2.resize(reference, size[::-1], interpolation=cv2.INTER_AREA)
-            positions = (positions + 0.5) * ratio - 0.5
+            positions = _rescaled(positions, ratio)
         return np.clip(_sampled(reference, positions, cv2.INTER_LANCZOS4), 0.0, 1.0)
 
     def _scale(self) -> float:
