@@ -1,6 +1,7 @@
 """Published layouts of test sets, on small made-up folders."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -126,6 +127,10 @@ def test_lists(tmp_path):
         ["church/1.png"],
     ]
     assert find_cases(source, None, str(tmp_path), limit=1) == cases[:1]
+    some = find_cases(replace(source, where={"scene": ("harbour",)}), None, str(tmp_path))
+    assert [case.scene for case in some] == ["harbour"]
+    with pytest.raises(DataError, match="register is for training"):
+        find_cases(replace(source, register=True), None, str(tmp_path))
     for pairs, test_set in ((None, None), (source, PublishedSet(layout="images", folder="church"))):
         with pytest.raises(DataError, match="expected either pairs or test_set"):
             find_cases(pairs, test_set, str(tmp_path))

@@ -36,8 +36,8 @@ class EvaluateConfig:
     one size with zeros, as the published test code does. ``group_by`` are columns of the list whose values
     get means of their own; ``texture``, whether the third of the inputs with the highest mean gradient does.
     ``memory`` is in bytes, for the tiles of a model; ``registration`` is that of `tfcorr.SuperResolver`, by
-    default what a model's card says. Beside ``output`` stand a table (``.md``), a plot
-    (``.svg``) and the scores of single images; contact sheets go to the folder ``figures``.
+    default what a model's card says. Beside ``output`` stand a table (``.md``), a plot (``.svg``) and the
+    scores of single images; contact sheets go to the folder ``figures``.
     """
 
     COMMAND: ClassVar[str] = "evaluate"
@@ -68,11 +68,10 @@ class RobustnessConfig:
 
     ``matchers``: ``rgb``, ``sift``, ``efficientnet_lite0``, ``vgg16``, or models, compared by the error of
     their correspondences: of the job correspondence, or of the job super-resolution, which register the
-    reference first if their cards say so; ``models``, of the job
-    super-resolution, also by PSNR. ``scales`` are factors, ``rotations`` degrees. Of each photo the middle
-    square of ``crop`` pixels is taken. ``threshold`` is in pixels of the reference. ``weights`` holds the
-    files of ``efficientnet_lite0`` and ``vgg16`` (there also ``imagenet``), and is read for matchers that
-    are asked for.
+    reference first if their cards say so; ``models``, of the job super-resolution, also by PSNR. ``scales``
+    are factors, ``rotations`` degrees. Of each photo the middle square of ``crop`` pixels is taken.
+    ``threshold`` is in pixels of the reference. ``weights`` holds the files of ``efficientnet_lite0`` and
+    ``vgg16`` (there also ``imagenet``), and is read for matchers that are asked for.
     """
 
     COMMAND: ClassVar[str] = "evaluate"

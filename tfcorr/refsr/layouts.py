@@ -105,6 +105,11 @@ def check_references(cases: Sequence[Case], names: Sequence[str]) -> None:
 
 
 def _listed(source: PairSource, data_root: str | None, unrelated_path: str | None) -> list[Case]:
+    if source.register:
+        raise DataError(
+            "pairs: register is for training; an evaluation registers its references, or not, by the models' "
+            "cards, or by its own key `registration`"
+        )
     unrelated = RowPath(unrelated_path, data_root) if unrelated_path is not None else None
     cases = []
     for pair in find_pairs([source], data_root):
