@@ -607,7 +607,7 @@ def _compiled(function: Callable, shape: tuple):
         return function
     import tensorflow as tf
 
-    return tf.function(function, input_signature=[tf.TensorSpec(shape, tf.float32)])
+    return tf.function(function, autograph=False, input_signature=[tf.TensorSpec(shape, tf.float32)])
 
 
 def _compiled_gate(model: C2Matching):
@@ -616,7 +616,7 @@ def _compiled_gate(model: C2Matching):
     import tensorflow as tf
 
     field = tf.TensorSpec((1, None, None), tf.float32)
-    return tf.function(model.gate, input_signature=[field, field])
+    return tf.function(model.gate, autograph=False, input_signature=[field, field])
 
 
 def _compiled_restore(model: C2Matching):
@@ -636,7 +636,7 @@ def _compiled_restore(model: C2Matching):
     ]
     if model.gated:
         signature.append(tf.TensorSpec((1, None, None, 1), tf.float32))
-    return tf.function(model.restore, input_signature=signature)
+    return tf.function(model.restore, autograph=False, input_signature=signature)
 
 
 def _threads() -> int | None:

@@ -120,4 +120,6 @@ def _compiled(model: SingleImageNetwork):
         return model
     import tensorflow as tf
 
-    return tf.function(model, input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)])
+    return tf.function(
+        model, autograph=False, input_signature=[tf.TensorSpec((1, None, None, 3), tf.float32)]
+    )
