@@ -68,6 +68,8 @@ _SMALLEST_CONTRAST = 2.0
 _LONGEST_LEFT = 2048
 _LEFT = ((0.5, 4, 9, 2), (1.0, 3, 13, 4), (1.0, 3, 13, 4))
 _APART = 2.0
+# Rows of the output that are worked on at a time.
+_STRIP = 512
 
 
 @dataclass(frozen=True)
@@ -199,30 +201,30 @@ def _sampled(image: np.ndarray, positions: np.ndarray, interpolation: int, borde
 def _refined(registration: Registration, low_res: np.ndarray, reference: np.ndarray) -> Registration:
     """The registration, moved by what displacement is left."""
     size = registration.positions.shape[:2]
-    small, grey = (
-        np.float32(255) * cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (low_res, reference)
-    )
+    small, grey = (cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (low_res, reference))
     shrink = min(1.0, _LONGEST_LEFT / max(size))
     for share, reach, window, step in _LEFT:
         working = tuple(max(1, round(share * shrink * side)) for side in size)
-        seen = np.float32(255) * registration.warp(grey / np.float32(255))
-        moved = displacements(
-            resize_bicubic(small, working),
-            resize_bicubic(resize_bicubic(seen, small.shape), working),
-            step=step,
-            reach=reach,
-            window=window,
-            apart=_APART * share * shrink,
-        )
+        seen = resize_bicubic(registration.warp(grey), small.shape)
+        query, other = (np.float32(255) * resize_bicubic(image, working) for image in (small, seen))
+        apart = _APART * share * shrink
+        left = displacements(query, other, step=step, reach=reach, window=window, apart=apart)
         scale = np.float32(working) / np.float32(size)
-        pixels = np.stack(
-            np.meshgrid(*(np.arange(side, dtype=np.float32) for side in size), indexing="ij"), -1
-        )
-        at = _rescaled(pixels, scale) / np.float32(step)
-        moved = _sampled(moved, at, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE) / scale
-        positions = _sampled(registration.positions, pixels + moved, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
-        registration = replace(registration, positions=positions)
+        registration = replace(registration, positions=_moved(registration.positions, left, scale, step))
     return registration
+
+
+def _moved(positions: np.ndarray, left: np.ndarray, scale: np.ndarray, step: int) -> np.ndarray:
+    """Positions (H, W, 2) after displacements of cells, `step` pixels apart in an image `scale` as large."""
+    height, width = positions.shape[:2]
+    result = np.empty_like(positions)
+    for first in range(0, height, _STRIP):
+        rows, columns = np.arange(first, min(first + _STRIP, height)), np.arange(width)
+        pixels = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).astype(np.float32)
+        cells = _rescaled(pixels, scale) / np.float32(step)
+        pixels += _sampled(left, cells, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE) / scale
+        result[rows] = _sampled(positions, pixels, cv2.INTER_LINEAR, cv2.BORDER_REPLICATE)
+    return result
 
 
 def _keypoints(query: np.ndarray, sharp: np.ndarray, soft: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
