@@ -12,12 +12,13 @@ top-left cell, row-major in the grid of the whole patches of its map.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+from threadpoolctl import threadpool_limits
 
 from tfcorr.ops.match_patches import NORM_EPSILON
 from tfcorr.refsr.matching import PATCH_SIZE
@@ -57,7 +58,7 @@ class ReferenceIndex:
 
     Args:
         reference: (H, W, C) float32, finite, unit descriptors; at least 3x3.
-        threads: that work at a time, beside those of NumPy's own matrix products; None: all processors.
+        threads: that work at a time; None: all processors.
 
     Attributes:
         shape: rows and columns of the reference's patches.
@@ -105,10 +106,15 @@ class ReferenceIndex:
         patches = _Patches(np.ascontiguousarray(query, np.float32))
         reduced = _Patches(patches.map @ self._cell_basis)
         found = self._candidates(_codes(reduced, self._code_basis))
-        found = self._best_of(reduced, found, self._reduced, _FINAL)
+        found, similarity = _largest(found, self._similarities(reduced, found, self._reduced), _FINAL)
         for _ in range(_ROUNDS):
             suggested = self._suggested(found[:, 0].reshape(patches.shape))
-            found = self._best_of(reduced, np.concatenate([found, suggested], axis=1), self._reduced, _FINAL)
+            theirs = self._similarities(reduced, suggested, self._reduced)
+            found, similarity = _largest(
+                np.concatenate([found, suggested], axis=1),
+                np.concatenate([similarity, theirs], axis=1),
+                _FINAL,
+            )
         similarity = self._similarities(patches, found, self._reference)
         best, value = _best(similarity)
         index = np.take_along_axis(found, best[:, None], axis=1)[:, 0]
@@ -151,8 +157,7 @@ class ReferenceIndex:
                 best, similarity[some] = _best((codes[some // most] @ theirs).reshape(-1, *parts.shape))
                 found[some] = parts[np.arange(_PARTS), best]
 
-        with ThreadPoolExecutor(self._threads) as pool:
-            list(pool.map(visit, range(len(self._centres))))
+        self._map(visit, range(len(self._centres)))
         found, similarity = (array.reshape(len(codes), -1) for array in (found, similarity))
         count = min(_RANKED, found.shape[1])
 
@@ -174,10 +179,6 @@ class ReferenceIndex:
             suggested.append((row * columns + column).ravel())
         return np.stack(suggested, axis=1).astype(np.int32)
 
-    def _best_of(self, query: _Patches, found: np.ndarray, reference: _Patches, count: int) -> np.ndarray:
-        """The best candidates of each patch, the best first: int32 (n, count)."""
-        return _largest(found, self._similarities(query, found, reference), count)
-
     def _similarities(self, query: _Patches, found: np.ndarray, reference: _Patches) -> np.ndarray:
         """q . r / (|r| + 1e-5) of each patch with its candidates: float32 (n, m), for candidates (n, m)."""
 
@@ -194,8 +195,12 @@ class ReferenceIndex:
         """The results of work on slices of [0, count), each of about `_BLOCK` numbers, `width` for one."""
         step = max(1, _BLOCK // width)
         parts = [slice(first, min(first + step, count)) for first in range(0, count, step)]
-        with ThreadPoolExecutor(self._threads) as pool:
-            return list(pool.map(work, parts))
+        return self._map(work, parts)
+
+    def _map(self, work: Callable[[Any], Any], items: Iterable) -> list:
+        """The results of work on items, by as many threads as are allowed, none of them NumPy's own."""
+        with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(work, items))
 
 
 class _Patches:
@@ -271,11 +276,11 @@ def _best(similarity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return best, np.take_along_axis(similarity, best[..., None], axis=-1)[..., 0]
 
 
-def _largest(found: np.ndarray, similarity: np.ndarray, count: int) -> np.ndarray:
-    """The candidates with the largest similarities, each once, the best first: (n, count)."""
+def _largest(found: np.ndarray, similarity: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The candidates with the largest similarities, each once, the best first, and these: (n, count) both."""
     similarity = similarity.copy()
     for column in range(1, found.shape[1]):
         repeated = (found[:, :column] == found[:, column : column + 1]).any(axis=1)
         similarity[repeated, column] = -np.inf
     order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
-    return np.take_along_axis(found, order, axis=1)
+    return np.take_along_axis(found, order, axis=1), np.take_along_axis(similarity, order, axis=1)
