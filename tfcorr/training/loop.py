@@ -52,7 +52,8 @@ def choose_precision(precision: str) -> str:
         flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return "float32"
-    return "mixed_bfloat16" if "amx_bf16" in flags else "float32"
+    units = ("amx_bf16", "avx512_bf16")
+    return "mixed_bfloat16" if any(unit in flags for unit in units) else "float32"
 
 
 def prepare(settings: Training) -> str:
