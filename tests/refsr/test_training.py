@@ -1,5 +1,6 @@
 """Trainers on tiny networks: the step itself, resuming, stopping, and what is written."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,11 +13,12 @@ from conftest import TINY, logged_pictures
 from PIL import Image
 
 from tfcorr.config import LearningRate, Training, parse_config
+from tfcorr.errors import TfcorrError
 from tfcorr.imaging import evaluate_pair
 from tfcorr.pretrained import find_model, load_super_resolution, verify
 from tfcorr.refsr.contrastive import contrastive_loss
 from tfcorr.refsr.model import C2Matching
-from tfcorr.refsr.stages import train
+from tfcorr.refsr.stages import build, train
 from tfcorr.refsr.training import RestorerTrainer, psnr_y
 from tfcorr.training.callbacks import RunState, Stop, TrainingError
 from tfcorr.training.checkpoint import LAST, CheckpointError, load_checkpoint, read_state, save_checkpoint
@@ -308,6 +310,15 @@ def test_both_stages_from_configuration_to_model_folder(tmp_path, data_root):
     moved = CorrespondenceWeights(tmp_path / "m")
     for a, b in zip(model.correspondence.weights, moved, strict=True):
         np.testing.assert_array_equal(np.array(a), b)
+
+    # A third extractor may take the textures that a trained matcher sees.
+    apart = {"model": {"restorer": TINY, "reference_features": "vgg19"}, "vgg_weights": str(tmp_path / "m")}
+    stage = build(dataclasses.replace(restorer, **apart))
+    expected = model.correspondence.reference_extractor.get_weights()
+    for a, b in zip(stage.model.vgg.get_weights(), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(TfcorrError, match="vgg_weights: no weights file"):
+        build(dataclasses.replace(restorer, **{**apart, "vgg_weights": "nowhere.npz"}))
 
 
 def test_distilled_and_adversarial_stages(tmp_path, data_root):

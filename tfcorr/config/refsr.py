@@ -205,10 +205,10 @@ class RestorerLoss:
 class RestorerConfig(TrainingStage):
     """Restoration network (sections 3.3 and 3.4) over the fixed correspondence network in the folder
     ``matcher``. ``model`` holds its sizes, see `tfcorr.refsr.model.C2Matching.from_architecture`;
-    ``vgg_weights`` (``imagenet`` or a file) is read if these ask for VGG19's reference features.
-    ``base``, for sizes that have one, is the folder of a trained single-image network, which is then left as
-    it is; without it the restorer's base trains with the rest. ``initial_weights`` is the folder of a trained
-    model to go on from."""
+    ``vgg_weights`` (``imagenet``, a file, or a trained matcher, whose reference side is taken) is read if
+    these ask for VGG19's reference features. ``base``, for sizes that have one, is the folder of a trained
+    single-image network, which is then left as it is; without it the restorer's base trains with the rest.
+    ``initial_weights`` is the folder of a trained model to go on from."""
 
     RUNNER: ClassVar[str] = "tfcorr.refsr.stages:train"
 

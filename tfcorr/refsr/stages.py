@@ -355,6 +355,12 @@ def _take_base(model: C2Matching, folder: str) -> None:
 
 def _initialise_vgg(model: C2Matching, config: RestorerConfig) -> None:
     source = config.vgg_weights
+    if source != "imagenet" and Path(source).suffix not in (".npz", ".h5"):
+        matcher = CorrespondenceNetwork()
+        matcher.build()
+        load_weights(matcher, _verified_weights(source, CORRESPONDENCE))
+        model.vgg.set_weights(matcher.reference_extractor.get_weights())
+        return
     if source != "imagenet":
         source = str(resolve_data_path(source, config.data_root))
     try:
