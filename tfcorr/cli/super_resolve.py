@@ -114,7 +114,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--precision",
         choices=("float32", "bfloat16"),
         default="float32",
-        help="bfloat16 is quicker on processors with AMX, slower on others (default: float32)",
+        help="bfloat16 is quicker on processors with units for it, slower on others (default: float32)",
     )
     group.add_argument("--threads", type=positive_int, metavar="N", help="processor threads to use")
     group.add_argument(
