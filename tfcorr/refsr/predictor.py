@@ -211,7 +211,8 @@ class SuperResolver:
         Args:
             name_or_folder: a model of `tfcorr models`, a model folder, or `None` for the default model.
             precision: `"float32"`, or `"bfloat16"`, which is quicker on processors that multiply it
-                (AMX, AVX-512 with bfloat16) and slow on others. Offsets, scores and the last convolution stay in float32.
+                (AMX, AVX-512 with bfloat16) and slow on others. Offsets, scores and the last convolution stay
+                in float32.
             threads: how many processor threads TensorFlow may use; `None` leaves its own choice. It holds for
                 the whole process and can only be set before TensorFlow's first computation.
             memory, self_ensemble, matching: see `SuperResolver`.
