@@ -4,7 +4,7 @@
 
 `FOLDER/start`: a trained model with the extractor of its textures apart from its matcher, so that all rows
 see the same textures, and with offsets and masks that are not learned yet (0 and one half).
-`FOLDER/fixed.npz`: random weights for the extractors of a matcher, fixed features for where VGG's cannot be had.
+`FOLDER/fixed.npz`: random weights for the extractors of a matcher: fixed features where VGG's cannot be had.
 """
 
 import argparse
