@@ -1,6 +1,7 @@
 """What many tests share: golden numbers (tests/goldens, see its README) and small models."""
 
 import random
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,15 @@ def pytest_runtest_setup(item):
     a while so close that two runtimes disagree.
     """
     random.seed(item.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def float32_policy():
+    """What a test trains in bfloat16, which `auto` means on some processors, does not reach the next test."""
+    yield
+    keras = sys.modules.get("keras")
+    if keras is not None:
+        keras.config.set_dtype_policy("float32")
 
 
 def load_golden(name: str, prefix: str | None = None) -> dict[str, np.ndarray]:

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+import re
 import shutil
+import struct
 
 import keras
 import numpy as np
@@ -120,6 +122,20 @@ def test_a_damaged_checkpoint_is_never_taken_for_a_good_one(tmp_path, model, kin
             assert (step_of(model), state) == (7, {"step": 7, "config": "c"})
             found.append(False)
     assert all(found) if kind != "flipped" else sum(found) > 30
+
+
+@pytest.mark.parametrize("field", [30, 32])  # the lengths of an entry's extra field and comment
+def test_an_entry_that_swallows_the_next_is_damage(tmp_path, model, field):
+    save(tmp_path, model, 7)
+    data = bytearray((tmp_path / LAST).read_bytes())
+    entries = [match.start() for match in re.finditer(b"PK\x01\x02", data)]
+    first, second, third = entries[:3]
+    struct.pack_into("<H", data, first + field, third - second)
+    (tmp_path / LAST).write_bytes(data)
+    put(model, -1)
+    with pytest.raises(DamagedCheckpointError):
+        load_checkpoint(tmp_path / LAST, model)
+    assert step_of(model) == -1
 
 
 def test_a_run_goes_on_from_the_newest_that_can_be_read(tmp_path, model):
