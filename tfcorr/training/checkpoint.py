@@ -116,7 +116,7 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, Any], dict[str, np.ndarray
             # Before anything is made of it: the archive has a checksum of each of its parts.
             if damaged := archive.zip.testzip():
                 raise ValueError(f"{damaged} differs from its checksum")
-            # A flipped bit in a length of the directory may swallow whole entries, which zipfile does not see.
+            # A flipped bit in a length of the directory may swallow whole entries, unseen by zipfile.
             for part in archive.zip.infolist():
                 if part.comment or part.extra:
                     raise ValueError(f"{part.filename} has more about it in the directory than was written")
