@@ -19,11 +19,13 @@
 
 namespace tfcorr {
 
-inline const DeformKernels& DeformKernelsFor(Isa isa) {
+inline const DeformKernels& DeformKernelsFor(Isa isa, DeformType type) {
 #if defined(__x86_64__)
   switch (isa) {
     case Isa::kAmx:
       return amx::kDeformKernels;
+    case Isa::kAvx512Bfloat16:
+      return type == kDeformBfloat16 ? avx512bf16::kDeformKernels : avx512::kDeformKernels;
     case Isa::kAvx512:
       return avx512::kDeformKernels;
     case Isa::kAvx2:

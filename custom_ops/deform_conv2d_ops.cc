@@ -113,7 +113,7 @@ class DeformConv2DOp : public DeformOp {
     if (output->NumElements() == 0) return;
 
     TensorflowRuntime runtime(context);
-    DeformOnCpu<TensorflowRuntime> convolution(DeformKernelsFor(SelectIsa()), shape, type(), &runtime);
+    DeformOnCpu<TensorflowRuntime> convolution(DeformKernelsFor(SelectIsa(), type()), shape, type(), &runtime);
     OP_REQUIRES(context, convolution.Forward(Inputs(context), output->data()), runtime.status());
   }
 };
@@ -137,7 +137,7 @@ class DeformConv2DGradOp : public DeformOp {
     TensorflowRuntime runtime(context);
     float* const bias_gradient = attributes().has_bias ? runtime.Floats(shape.out_channels) : nullptr;
     OP_REQUIRES_OK(context, runtime.status());
-    DeformOnCpu<TensorflowRuntime> convolution(DeformKernelsFor(SelectIsa()), shape, type(), &runtime);
+    DeformOnCpu<TensorflowRuntime> convolution(DeformKernelsFor(SelectIsa(), type()), shape, type(), &runtime);
     const DeformGradients targets = {gradients[0]->data(), gradients[1]->data(), gradients[2]->flat<float>().data(),
                                      gradients[3]->data(), bias_gradient};
     OP_REQUIRES(context, convolution.Backward(Inputs(context), context->input(5).data(), targets), runtime.status());

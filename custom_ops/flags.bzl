@@ -21,12 +21,22 @@ NVCC_FLAGS = [
 
 # By the suffix of the file's name. These files see no header of TensorFlow's: an inline function of theirs,
 # compiled for AVX-512, could be the copy that the linker keeps for all.
-KERNEL_SUFFIXES = ["_amx", "_avx512", "_avx2", "_generic"]
+KERNEL_SUFFIXES = ["_amx", "_avx512bf16", "_avx512", "_avx2", "_generic"]
 
 # Added on x86-64 only; elsewhere these files are empty.
 X86_FLAGS = {
     # AMX itself needs none: kernels/tiles.h.
     "_amx": [
+        "-mavx512f",
+        "-mavx512bw",
+        "-mavx512vl",
+        "-mavx512dq",
+        "-mavx2",
+        "-mfma",
+        "-mprefer-vector-width=512",
+    ],
+    # The products of bfloat16 need none: kernels/gemm_bfloat16.h.
+    "_avx512bf16": [
         "-mavx512f",
         "-mavx512bw",
         "-mavx512vl",

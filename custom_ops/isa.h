@@ -5,14 +5,27 @@
 #include <cstdlib>
 #include <string>
 
-#include "amx.h"
+#include "amx.h"  // Also <cpuid.h>.
 
 namespace tfcorr {
 
-enum class Isa { kGeneric, kAvx2, kAvx512, kAmx };  // kAmx: AVX-512 with AMX.
+// In rising order. kAvx512Bfloat16: with the products of bfloat16 of AVX512-BF16; kAmx: AVX-512 with AMX.
+enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bfloat16, kAmx };
+
+// What SelectIsa asks beside AVX-512, whose registers serve. (Compilers have known the name for __builtin_cpu_supports for
+// a shorter time than the flag.)
+inline bool HasAvx512Bfloat16() {
+#if defined(__x86_64__)
+  constexpr uint32_t kBfloat16 = 1u << 5;  // Leaf 7, subleaf 1, EAX.
+  uint32_t eax, ebx, ecx, edx;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kBfloat16) != 0;
+#else
+  return false;
+#endif
+}
 
 // The widest one that the processor has. The environment variable TFCORR_ISA (generic, avx2, avx512) names a lesser
-// one, for tests. AMX only with TFCORR_AMX=1, as nobody has run its kernels on a processor yet. Both variables are read
+// one, for tests and comparisons. AMX only with TFCORR_AMX=1, as nobody has run its kernels on a processor yet. Both variables are read
 // on every call.
 inline Isa SelectIsa() {
 #if defined(__x86_64__)
@@ -22,7 +35,8 @@ inline Isa SelectIsa() {
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     const char* tiles = std::getenv("TFCORR_AMX");
     const bool wanted = limit != "avx512" && tiles != nullptr && std::string(tiles) == "1";
-    return wanted && AmxServes() ? Isa::kAmx : Isa::kAvx512;
+    if (wanted && AmxServes()) return Isa::kAmx;
+    return limit != "avx512" && HasAvx512Bfloat16() ? Isa::kAvx512Bfloat16 : Isa::kAvx512;
   }
   if (limit != "generic" && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
 #endif
@@ -34,6 +48,8 @@ inline const char* NameOf(Isa isa) {
   switch (isa) {
     case Isa::kAmx:
       return "amx";
+    case Isa::kAvx512Bfloat16:
+      return "avx512bf16";
     case Isa::kAvx512:
       return "avx512";
     case Isa::kAvx2:

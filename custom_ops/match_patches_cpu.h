@@ -19,6 +19,7 @@ inline const MatchPatchesKernels& MatchKernelsFor(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
     case Isa::kAmx:
+    case Isa::kAvx512Bfloat16:
     case Isa::kAvx512:
       return avx512::kMatchPatchesKernels;
     case Isa::kAvx2:

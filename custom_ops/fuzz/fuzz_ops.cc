@@ -157,7 +157,8 @@ std::vector<Isa> Available() {
   std::vector<Isa> found = {Isa::kGeneric};
   const Isa best = tfcorr::SelectIsa();
   if (best != Isa::kGeneric) found.push_back(Isa::kAvx2);
-  if (best == Isa::kAvx512 || best == Isa::kAmx) found.push_back(Isa::kAvx512);
+  if (best >= Isa::kAvx512) found.push_back(Isa::kAvx512);
+  if (best >= Isa::kAvx512 && tfcorr::HasAvx512Bfloat16()) found.push_back(Isa::kAvx512Bfloat16);
   if (best == Isa::kAmx) found.push_back(Isa::kAmx);  // With TFCORR_AMX=1.
   return found;
 }
@@ -464,7 +465,7 @@ void RunDeform(Random& random, const std::vector<Isa>& isas, bool concurrent) {
       Values output(pixels * outputs, c.bfloat16, shifted), x_gradient(x.count(), c.bfloat16, shifted);
       Values kernel_gradient(kernel.count(), c.bfloat16, shifted), mask_gradient(mask.count(), c.bfloat16, shifted);
       Exactly<float> offset_gradient(offset.count(), shifted), bias_gradient(bias.count());
-      tfcorr::DeformOnCpu<StandaloneRuntime> op(tfcorr::DeformKernelsFor(isa), s, type, &runtime);
+      tfcorr::DeformOnCpu<StandaloneRuntime> op(tfcorr::DeformKernelsFor(isa, type), s, type, &runtime);
       if (!op.Forward(inputs, output.data()) ||
           !op.Backward(inputs, output_gradient.data(),
                        {x_gradient.data(), kernel_gradient.data(), offset_gradient.data(), mask_gradient.data(),
@@ -481,7 +482,8 @@ void RunDeform(Random& random, const std::vector<Isa>& isas, bool concurrent) {
       }
       if (!reference) return;
       const bool narrow = c.bfloat16;
-      const double terms = isa != Isa::kAmx ? 3e-6 : narrow ? 0.004 : 1.5e-5;
+      const bool rounds_samples = narrow && (isa == Isa::kAmx || isa == Isa::kAvx512Bfloat16);
+      const double terms = rounds_samples ? 0.004 : isa == Isa::kAmx ? 1.5e-5 : 3e-6;
       for (int64_t i = 0; i < output.count(); ++i) {
         Compare("output", i, output.Read(i), want_output[i], narrow, terms);
       }
@@ -664,7 +666,7 @@ void RunSizes(Random& random, const std::vector<Isa>& isas) {
   if (FitDeformShape(a, x, kernel, offset, mask, bias, &shape).empty() && !IsEmpty(shape)) {
     for (const Isa isa : isas) {
       tfcorr::DeformLayout layout;
-      tfcorr::DeformKernelsFor(isa).layout(shape, random.Of({1, 2, 64}), &layout);
+      tfcorr::DeformKernelsFor(isa, random.Of({tfcorr::kDeformFloat, tfcorr::kDeformBfloat16})).layout(shape, random.Of({1, 2, 64}), &layout);
       for (const int64_t size : {layout.image_size, layout.packed_kernel_size, layout.forward_scratch, layout.units,
                                  layout.kernel_gradient_size, layout.sample_gradient_size, layout.backward_scratch}) {
         if (size < 0) Fail("a layout of %lld values", static_cast<long long>(size));

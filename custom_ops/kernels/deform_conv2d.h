@@ -113,6 +113,9 @@ struct DeformKernels {
 namespace amx {
 extern const DeformKernels kDeformKernels;  // Backward as with AVX-512.
 }
+namespace avx512bf16 {
+extern const DeformKernels kDeformKernels;  // For bfloat16 only.
+}
 namespace avx512 {
 extern const DeformKernels kDeformKernels;
 }

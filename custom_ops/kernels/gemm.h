@@ -106,8 +106,8 @@ static void multiply_block(ptrdiff_t k, const float* a, ptrdiff_t lda, const flo
 }
 
 // R rows of A times `width` columns of one panel. A panel that is not full goes through a buffer.
-template <int R, bool kTransposedA>
-static void multiply_rows(ptrdiff_t width, ptrdiff_t k, const float* a, ptrdiff_t lda, const float* panel, float* c,
+template <int R, bool kTransposedA, class T>
+static void multiply_rows(ptrdiff_t width, ptrdiff_t k, const T* a, ptrdiff_t lda, const T* panel, float* c,
                           ptrdiff_t ldc, bool accumulate) {
   if (width == kPanel) {
     multiply_block<R, 2, kTransposedA>(k, a, lda, panel, c, ldc, accumulate);
@@ -132,7 +132,8 @@ static void multiply_rows(ptrdiff_t width, ptrdiff_t k, const float* a, ptrdiff_
 // multiply_rows for a number of rows known at run time only, 1 <= rows <= R.
 template <int R, bool kTransposedA>
 struct RowDispatch {
-  static void run(int rows, ptrdiff_t width, ptrdiff_t k, const float* a, ptrdiff_t lda, const float* panel, float* c,
+  template <class T>
+  static void run(int rows, ptrdiff_t width, ptrdiff_t k, const T* a, ptrdiff_t lda, const T* panel, float* c,
                   ptrdiff_t ldc, bool accumulate) {
     if (rows == R) {
       multiply_rows<R, kTransposedA>(width, k, a, lda, panel, c, ldc, accumulate);
@@ -143,16 +144,17 @@ struct RowDispatch {
 };
 template <bool kTransposedA>
 struct RowDispatch<0, kTransposedA> {
-  static void run(int, ptrdiff_t, ptrdiff_t, const float*, ptrdiff_t, const float*, float*, ptrdiff_t, bool) {}
+  template <class T>
+  static void run(int, ptrdiff_t, ptrdiff_t, const T*, ptrdiff_t, const T*, float*, ptrdiff_t, bool) {}
 };
 
 // C (m, n) = A B, or C += A B with `accumulate`; see the head of this file.
-template <bool kTransposedA>
-static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const float* a, ptrdiff_t lda, const float* packed_b, float* c,
+template <bool kTransposedA, class T>
+static void gemm(ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const T* a, ptrdiff_t lda, const T* packed_b, float* c,
                  ptrdiff_t ldc, bool accumulate) {
   for (ptrdiff_t i = 0; i < m; i += kRows) {
     const int rows = static_cast<int>(m - i < kRows ? m - i : kRows);
-    const float* block = kTransposedA ? a + i : a + i * lda;
+    const T* block = kTransposedA ? a + i : a + i * lda;
     for (ptrdiff_t j = 0; j < n; j += kPanel) {
       const ptrdiff_t width = n - j < kPanel ? n - j : kPanel;
       RowDispatch<kRows, kTransposedA>::run(rows, width, k, block, lda, packed_b + j * k, c + i * ldc + j, ldc,

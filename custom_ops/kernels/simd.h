@@ -16,7 +16,7 @@
 #include <stdint.h>
 
 #ifndef TFCORR_ISA
-#error "Define TFCORR_ISA (amx, avx512, avx2 or generic) before including simd.h; it names the namespace."
+#error "Define TFCORR_ISA (amx, avx512bf16, avx512, avx2 or generic) before including simd.h; it names the namespace."
 #endif
 
 #define TFCORR_INLINE static inline __attribute__((always_inline))
@@ -61,6 +61,11 @@ struct VecOf<16> {
 
 typedef VecOf<kLanes>::Float Vec;
 typedef VecOf<kLanes>::Int IntVec;  // Also what comparisons of Vec give: -1 where true, 0 where false.
+
+// The upper half of a float32.
+struct Bfloat16 {
+  uint16_t bits;
+};
 
 // Unaligned load and store of a whole vector (of any of the types above).
 template <class V, class T>

@@ -294,7 +294,10 @@ def test_offsets_without_a_place(implementation, bad):
 
 
 def test_bfloat16(implementation):
-    """The output is the rounded float32 result of the rounded inputs; the gradients likewise."""
+    """The output is the rounded float32 result of the rounded inputs; the gradients likewise.
+
+    Some processors' products round the samples as well: `test_products_of_bfloat16`.
+    """
     arguments = problem(12, (9, 7), (9, 7), 16, 6, groups=2)
     rounded = [tf.cast(a, tf.bfloat16) if i != 2 else tf.constant(a) for i, a in enumerate(arguments)]
     output_gradient = tf.cast(np.random.default_rng(13).normal(size=(1, 9, 7, 6)), tf.bfloat16)
@@ -302,7 +305,9 @@ def test_bfloat16(implementation):
     output, found = gradients(rounded, output_gradient, **options)
     assert output.dtype == tf.bfloat16
     exact_output, exact = gradients([tf.cast(a, tf.float32) for a in rounded], output_gradient, **options)
-    np.testing.assert_allclose(tf.cast(output, tf.float32), exact_output, rtol=2**-8, atol=1e-6)
+    rounds_samples = implementation == "custom" and library.instruction_set() in ("avx512bf16", "amx")
+    atol = 2**-8 * np.abs(exact_output).max() if rounds_samples else 1e-6
+    np.testing.assert_allclose(tf.cast(output, tf.float32), exact_output, rtol=2**-8, atol=atol)
     for name, have, want in zip(NAMES, found, exact, strict=True):
         assert have.dtype == (np.float32 if name == "offset" else tf.bfloat16.as_numpy_dtype)
         # Gradients flow through more than one rounding in the portable implementation.
@@ -502,9 +507,42 @@ print("passed")
 
 
 @needs_op
-@pytest.mark.parametrize("isa", ["generic", "avx2"])
+@pytest.mark.parametrize("isa", ["generic", "avx2", "avx512"])
 def test_other_instruction_sets(isa):
     assert run_python(RUN_KERNELS, TFCORR_ISA=isa).endswith("passed")
+
+
+@needs_op
+@pytest.mark.parametrize(
+    "channels, outputs, groups", [(3, 5, 1), (8, 32, 1), (10, 33, 2), (24, 70, 3), (64, 64, 8), (112, 48, 1)]
+)
+def test_products_of_bfloat16(monkeypatch, channels, outputs, groups):
+    """AVX512-BF16: samples are rounded to bfloat16 as well; all else is what AVX-512 gives, to the bit."""
+    if library.instruction_set() != "avx512bf16":
+        pytest.skip("this processor does not multiply bfloat16 in vectors, or AMX was asked for")
+    arguments = problem(31, (9, 14), (9, 14), channels, outputs, groups=groups)
+    narrow = [a if i == 2 else tf.cast(a, tf.bfloat16) for i, a in enumerate(arguments)]
+    wide = [np.asarray(tf.cast(a, tf.float32)) for a in narrow]
+    gradient = tf.cast(np.random.default_rng(32).normal(size=(1, 9, 14, outputs)), tf.bfloat16)
+    options = {"deform_groups": groups, "implementation": "custom"}
+    found = {}
+    for isa in ("", "avx512"):
+        monkeypatch.setenv("TFCORR_ISA", isa)
+        watched = [tf.constant(a) for a in narrow]
+        with tf.GradientTape() as tape:
+            tape.watch(watched)
+            output = deform_conv2d(*watched, **options)
+        slopes = tape.gradient(output, watched, gradient)
+        in_floats = np.asarray(deform_conv2d(*wide, **options))
+        found[isa] = np.asarray(output, np.float32), [np.asarray(g) for g in slopes], in_floats
+    (have, have_gradients, have_wide), (want, want_gradients, want_wide) = found.values()
+    np.testing.assert_array_equal(have_wide, want_wide)
+    for one, other in zip(have_gradients, want_gradients, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert not np.array_equal(have, want), "the products were those of AVX-512"
+    # A sample is off by 2^-9 of itself at most, and so are the outputs when they are rounded.
+    size = deform_conv2d(*(np.abs(a) if i != 2 else a for i, a in enumerate(wide)), **options)
+    assert np.all(np.abs(have - want_wide) <= 2**-8 * (np.asarray(size) + np.abs(want_wide)))
 
 
 def fitting():

@@ -202,8 +202,9 @@ def instruction_set() -> str | None:
     """Tells which of the compiled kernels serve on this processor.
 
     Returns:
-        `"generic"`, `"avx2"`, `"avx512"` or `"amx"`, as the environment variables `TFCORR_ISA` and
-        `TFCORR_AMX` leave it now; None if the compiled ops cannot be used, or the library is too old to tell.
+        `"generic"`, `"avx2"`, `"avx512"`, `"avx512bf16"` or `"amx"`, as the environment variables
+        `TFCORR_ISA` and `TFCORR_AMX` leave it now; None if the compiled ops cannot be used, or the library is
+        too old to tell.
     """
     state = status()
     if not state.loaded:
