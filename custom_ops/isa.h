@@ -9,24 +9,28 @@
 
 namespace tfcorr {
 
-// In rising order. kAvx512Bfloat16: with the products of bfloat16 of AVX512-BF16; kAmx: AVX-512 with AMX.
+// In rising order. kAvx512Bfloat16: with the products of AVX512-BF16; kAmx: AVX-512 with AMX.
 enum class Isa { kGeneric, kAvx2, kAvx512, kAvx512Bfloat16, kAmx };
 
-// What SelectIsa asks beside AVX-512, whose registers serve. (Compilers have known the name for __builtin_cpu_supports for
-// a shorter time than the flag.)
+// Whether the processor multiplies pairs of bfloat16; its registers are those of AVX-512. Asked once, as that is slow in
+// a virtual machine. (Older compilers' __builtin_cpu_supports knows no name for it.)
 inline bool HasAvx512Bfloat16() {
 #if defined(__x86_64__)
-  constexpr uint32_t kBfloat16 = 1u << 5;  // Leaf 7, subleaf 1, EAX.
-  uint32_t eax, ebx, ecx, edx;
-  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kBfloat16) != 0;
+  static const bool has = [] {
+    constexpr uint32_t kBfloat16 = 1u << 5;  // Leaf 7, subleaf 1, EAX.
+    uint32_t subleaves, eax, ebx, ecx, edx;
+    return __get_cpuid_count(7, 0, &subleaves, &ebx, &ecx, &edx) && subleaves >= 1 &&
+           __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax & kBfloat16) != 0;
+  }();
+  return has;
 #else
   return false;
 #endif
 }
 
 // The widest one that the processor has. The environment variable TFCORR_ISA (generic, avx2, avx512) names a lesser
-// one, for tests and comparisons. AMX only with TFCORR_AMX=1, as nobody has run its kernels on a processor yet. Both variables are read
-// on every call.
+// one, for tests and comparisons. AMX only with TFCORR_AMX=1, as nobody has run its kernels on a processor yet. Both
+// variables are read on every call.
 inline Isa SelectIsa() {
 #if defined(__x86_64__)
   const char* asked = std::getenv("TFCORR_ISA");
@@ -43,7 +47,7 @@ inline Isa SelectIsa() {
   return Isa::kGeneric;
 }
 
-// For tfcorr doctor, as TFCORR_ISA spells them.
+// For tfcorr doctor; lesser ones as TFCORR_ISA spells them.
 inline const char* NameOf(Isa isa) {
   switch (isa) {
     case Isa::kAmx:

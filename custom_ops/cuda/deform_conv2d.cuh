@@ -8,9 +8,9 @@
 //                gradients of offset, mask and x; kernel gradient (K, O) = columns^T output gradient, in slices of
 //                pixels that are then added in order
 //
-// Sums are float32. With bfloat16 the gathered columns are rounded to bfloat16 for the tensor cores, where the CPU's
-// kernels keep them in float32. The gradient of x is added up by atomic additions, in an order that changes from run to
-// run; all else is the same in every run.
+// Sums are float32. With bfloat16 the gathered columns are rounded to bfloat16 for the tensor cores, as on a CPU with
+// AVX512-BF16 (its other kernels keep them in float32). The gradient of x is added up by atomic additions, in an order
+// that changes from run to run; all else is the same in every run.
 #ifndef TFCORR_CUSTOM_OPS_CUDA_DEFORM_CONV2D_CUH_
 #define TFCORR_CUSTOM_OPS_CUDA_DEFORM_CONV2D_CUH_
 

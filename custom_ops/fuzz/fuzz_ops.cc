@@ -158,7 +158,7 @@ std::vector<Isa> Available() {
   const Isa best = tfcorr::SelectIsa();
   if (best != Isa::kGeneric) found.push_back(Isa::kAvx2);
   if (best >= Isa::kAvx512) found.push_back(Isa::kAvx512);
-  if (best >= Isa::kAvx512 && tfcorr::HasAvx512Bfloat16()) found.push_back(Isa::kAvx512Bfloat16);
+  if (best >= Isa::kAvx512Bfloat16 && tfcorr::HasAvx512Bfloat16()) found.push_back(Isa::kAvx512Bfloat16);
   if (best == Isa::kAmx) found.push_back(Isa::kAmx);  // With TFCORR_AMX=1.
   return found;
 }
@@ -666,7 +666,8 @@ void RunSizes(Random& random, const std::vector<Isa>& isas) {
   if (FitDeformShape(a, x, kernel, offset, mask, bias, &shape).empty() && !IsEmpty(shape)) {
     for (const Isa isa : isas) {
       tfcorr::DeformLayout layout;
-      tfcorr::DeformKernelsFor(isa, random.Of({tfcorr::kDeformFloat, tfcorr::kDeformBfloat16})).layout(shape, random.Of({1, 2, 64}), &layout);
+      const tfcorr::DeformType type = random.Of({tfcorr::kDeformFloat, tfcorr::kDeformBfloat16});
+      tfcorr::DeformKernelsFor(isa, type).layout(shape, random.Of({1, 2, 64}), &layout);
       for (const int64_t size : {layout.image_size, layout.packed_kernel_size, layout.forward_scratch, layout.units,
                                  layout.kernel_gradient_size, layout.sample_gradient_size, layout.backward_scratch}) {
         if (size < 0) Fail("a layout of %lld values", static_cast<long long>(size));

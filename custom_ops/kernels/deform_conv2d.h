@@ -25,7 +25,8 @@ struct DeformShape {
   int64_t groups;
 };
 
-// Type of x, kernel, mask, bias, output and their gradients. Offsets, sums and scratch memory are float32.
+// Type of x, kernel, mask, bias, output and their gradients. Offsets and sums are float32. Memory is
+// counted in floats, whatever a kernel keeps in it.
 enum DeformType { kDeformFloat = 0, kDeformBfloat16 = 1 };
 
 // How the work is cut, and the memory (in floats) that the caller provides.

@@ -1,4 +1,5 @@
-// Single-precision matrix product of one cache-sized block: C = A B or C += A B, on one thread.
+// Single-precision matrix product of one cache-sized block: C = A B or C += A B, on one thread. (gemm_bfloat16.h puts
+// another register block into the same frame.)
 //
 //     float* packed = scratch;                      // packed_size(k, n) floats, best 64-byte aligned
 //     pack_b(k, n, b, ldb, packed);                 // once, from a row-major (k, n) matrix; or
@@ -29,7 +30,7 @@ constexpr int kRows = 6;
 #endif
 constexpr int kPanel = 2 * kLanes;
 
-// Floats that the packed form of a (k, n) matrix takes.
+// Values that the packed form of a (k, n) matrix has.
 TFCORR_INLINE ptrdiff_t packed_size(ptrdiff_t k, ptrdiff_t n) { return k * round_up(n, kPanel); }
 
 // A row stride of at least `columns` whose rows do not all fall into the same cache sets.

@@ -4,14 +4,15 @@
 //     pack_pair(k, n, first, second, packed + p * kPanel);              // rows p and p + 1 of B, for all even p < k
 //     gemm<false>(m, n, k, a, lda, packed, c, ldc, accumulate);         // k even
 //
-// The packed form has the panels of gemm.h, packed_size(k, n) values, in which two rows are interleaved: for each column
-// its value in row p, then that in row p + 1.
+// The packed form has the panels of gemm.h, packed_size(k, n) values, in which two rows are interleaved: for each
+// column its value in row p, then that in row p + 1.
 //
-// The two products of a pair are added to the sum one after the other. Values below the normal numbers (1.2e-38) count as
-// zero; infinities and NaN are what they are elsewhere.
+// The two products of a pair are added to the sum one after the other. Values below the normal numbers (1.2e-38) count
+// as zero, so that an infinity times one of them is NaN; those from 3.396e38 on are rounded to infinity.
 //
 // The instructions are assembly: this file needs no other flags than those of AVX-512, and no other code can be given
-// them. Who calls makes sure that the processor has them (../isa.h).
+// them; but the assembler has to know them (GNU's from 2.33, Clang from 9). Who calls makes sure that the processor
+// does (../isa.h).
 #ifndef TFCORR_CUSTOM_OPS_KERNELS_GEMM_BFLOAT16_H_
 #define TFCORR_CUSTOM_OPS_KERNELS_GEMM_BFLOAT16_H_
 

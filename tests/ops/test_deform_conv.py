@@ -514,7 +514,8 @@ def test_other_instruction_sets(isa):
 
 @needs_op
 @pytest.mark.parametrize(
-    "channels, outputs, groups", [(3, 5, 1), (8, 32, 1), (10, 33, 2), (24, 70, 3), (64, 64, 8), (112, 48, 1)]
+    "channels, outputs, groups",
+    [(3, 5, 1), (8, 32, 1), (10, 33, 2), (24, 70, 3), (16, 24, 1), (64, 64, 8), (112, 48, 1)],
 )
 def test_products_of_bfloat16(monkeypatch, channels, outputs, groups):
     """AVX512-BF16: samples are rounded to bfloat16 as well; all else is what AVX-512 gives, to the bit."""
@@ -543,6 +544,22 @@ def test_products_of_bfloat16(monkeypatch, channels, outputs, groups):
     # A sample is off by 2^-9 of itself at most, and so are the outputs when they are rounded.
     size = deform_conv2d(*(np.abs(a) if i != 2 else a for i, a in enumerate(wide)), **options)
     assert np.all(np.abs(have - want_wide) <= 2**-8 * (np.asarray(size) + np.abs(want_wide)))
+
+
+@needs_op
+def test_no_numbers_in_bfloat16(monkeypatch):
+    """Infinities and NaN reach the outputs that they reach with other kernels."""
+    arguments = problem(33, (9, 14), (9, 14), 24, 37)
+    x, kernel = arguments[:2]
+    x[0, 2, 3, 5], x[0, 7, 12, 9], x[0, 4, 8, 0], kernel[1, 2, 20, 30] = np.inf, np.nan, -np.inf, np.inf
+    narrow = [a if i == 2 else tf.cast(a, tf.bfloat16) for i, a in enumerate(arguments)]
+    found = []
+    for isa in ("", "generic"):
+        monkeypatch.setenv("TFCORR_ISA", isa)
+        found.append(np.asarray(deform_conv2d(*narrow, implementation="custom"), np.float32))
+    have, want = ([np.isnan(a), np.isposinf(a), np.isneginf(a)] for a in found)
+    np.testing.assert_array_equal(have, want)
+    assert all(kind.any() for kind in want) and not np.isfinite(found[1][..., 30]).any()
 
 
 def fitting():
